@@ -1,0 +1,45 @@
+"""Where Skygloss keeps its things: the embedded database, the pixel store and caches.
+
+`SKYGLOSS_HOME`, or the platform's folder for user data. It should be on a local disk.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+
+def home() -> Path:
+    """Return the folder that holds everything Skygloss writes, created if need be.
+
+    Root's own default is `/var/lib/skygloss`: PostgreSQL refuses to run as root, and the user it
+    runs as instead cannot enter root's home.
+    """
+    chosen = os.environ.get("SKYGLOSS_HOME")
+    folder = Path(chosen).expanduser().absolute() if chosen else _default()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def pixels() -> Path:
+    """Return the root folder of the pixel store."""
+    return _subfolder("pixels")
+
+
+def cache() -> Path:
+    """Return the folder for downloads and other things that may be deleted at any time."""
+    return _subfolder("cache")
+
+
+def _default() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/skygloss")
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Application Support/skygloss"
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local/share") / "skygloss"
+
+
+def _subfolder(name: str) -> Path:
+    folder = home() / name
+    folder.mkdir(exist_ok=True)
+    return folder
