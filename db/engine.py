@@ -15,7 +15,7 @@ import sqlalchemy
 from pgvector.psycopg2 import register_vector
 from psycopg2.extensions import adapt, register_adapter
 from sqlalchemy import URL, Engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 

@@ -13,6 +13,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from db.engine import DatabaseUnavailable
 
@@ -166,7 +167,7 @@ def _as_user(command: list[str]) -> int:
         return 126
 
 
-def _identity(user: pwd.struct_passwd | None) -> dict[str, int | list[int]]:
+def _identity(user: pwd.struct_passwd | None) -> dict[str, Any]:
     if user is None:
         return {}
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}

@@ -1,0 +1,156 @@
+"""Rows with good defaults, added and flushed, so that a test states only what it is about."""
+
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import astropy.units as u
+from astropy.coordinates import Latitude, Longitude
+from cdshealpix.nested import lonlat_to_healpix
+from sqlalchemy.orm import Session
+
+from db.tables import (
+    Base,
+    Catalog,
+    Cutout,
+    CutoutBlock,
+    CutoutSet,
+    ModelVersion,
+    Run,
+    Shred,
+    Source,
+    Worker,
+)
+
+HEALPIX_ORDER = 29
+
+Row = TypeVar("Row", bound=Base)
+_number = itertools.count(1)
+
+
+def make_catalog(session: Session, **values: Any) -> Catalog:
+    defaults = {"name": f"catalog {next(_number)}", "survey": "legacy", "column_map": {}}
+    return _added(session, Catalog(**(defaults | values)))
+
+
+def make_source(
+    session: Session,
+    catalog: Catalog | None = None,
+    ra: float = 150.0,
+    dec: float = 2.0,
+    **values: Any,
+) -> Source:
+    """A source at (ra, dec) [deg], in a new catalog if none is given."""
+    catalog = catalog or make_catalog(session)
+    defaults = {
+        "catalog_id": catalog.id,
+        "survey_id": f"source-{next(_number)}",
+        "ra": ra,
+        "dec": dec,
+        "healpix": _healpix(ra, dec),
+    }
+    return _added(session, Source(**(defaults | values)))
+
+
+def make_sources(session: Session, n: int, catalog: Catalog | None = None) -> list[Source]:
+    """n sources of one catalog, 10 arcsec apart in declination."""
+    catalog = catalog or make_catalog(session)
+    return [make_source(session, catalog, dec=2.0 + k / 360) for k in range(n)]
+
+
+def make_cutout_set(session: Session, catalog: Catalog | None = None, **values: Any) -> CutoutSet:
+    catalog = catalog or make_catalog(session)
+    number = next(_number)
+    defaults = {
+        "catalog_id": catalog.id,
+        "name": f"set {number}",
+        "bands": ["g", "r", "z"],
+        "size": 16,
+        "pixel_scale": 0.262,
+        "dtype": "uint8",
+        "unit": "display",
+        "store_path": f"set-{number}",
+        "origin": "folder",
+    }
+    return _added(session, CutoutSet(**(defaults | values)))
+
+
+def make_cutout_block(
+    session: Session,
+    cutout_set: CutoutSet | None = None,
+    sources: Sequence[Source] | None = None,
+    sealed: bool = True,
+    **values: Any,
+) -> CutoutBlock:
+    """A block with a cutout row for each source (default: three new ones); no pixels."""
+    cutout_set = cutout_set or make_cutout_set(session)
+    if sources is None:
+        catalog = session.get_one(Catalog, cutout_set.catalog_id)
+        sources = make_sources(session, 3, catalog)
+    defaults = {
+        "cutout_set_id": cutout_set.id,
+        "number": next(_number),
+        "n": len(sources),
+        "sealed_at": datetime.now(UTC) if sealed else None,
+    }
+    block = _added(session, CutoutBlock(**(defaults | values)))
+    session.add_all(
+        Cutout(
+            source_id=source.id, cutout_set_id=cutout_set.id, block_id=block.id, position=position
+        )
+        for position, source in enumerate(sources)
+    )
+    session.flush()
+    return block
+
+
+def make_model_version(session: Session, **values: Any) -> ModelVersion:
+    defaults = {
+        "annotator": "shreds",
+        "name": f"tiny.test{next(_number)}",
+        "weights_sha256": "0" * 64,
+        "card": {},
+        "state": "candidate",
+    }
+    return _added(session, ModelVersion(**(defaults | values)))
+
+
+def make_worker(session: Session, **values: Any) -> Worker:
+    defaults = {"host": "testhost", "pid": next(_number), "device": "cpu", "code_version": "0"}
+    return _added(session, Worker(**(defaults | values)))
+
+
+def make_run(session: Session, model_version: ModelVersion | None = None, **values: Any) -> Run:
+    model_version = model_version or make_model_version(session)
+    defaults: dict[str, Any] = {"model_version_id": model_version.id}
+    if "worker_id" not in values:
+        defaults["worker_id"] = make_worker(session).id
+    return _added(session, Run(**(defaults | values)))
+
+
+def make_shred(
+    session: Session, source: Source | None = None, run: Run | None = None, **values: Any
+) -> Shred:
+    """An opinion on a source (default: a new one), by the model version of a run."""
+    source = source or make_source(session)
+    run = run or make_run(session)
+    defaults = {
+        "source_id": source.id,
+        "model_version_id": run.model_version_id,
+        "run_id": run.id,
+        "p_shred": 0.5,
+        "flags": 0,
+    }
+    return _added(session, Shred(**(defaults | values)))
+
+
+def _added(session: Session, row: Row) -> Row:
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _healpix(ra: float, dec: float) -> int:
+    cell = lonlat_to_healpix(Longitude(ra * u.deg), Latitude(dec * u.deg), depth=HEALPIX_ORDER)
+    return int(cell[0])
