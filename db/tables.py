@@ -334,12 +334,8 @@ class Job(Base):
         UniqueConstraint("model_version_id", "block_id", "first", "last"),
         CheckConstraint("state IN ('todo', 'doing', 'done', 'failed', 'split')", name="state"),
         CheckConstraint("(state = 'doing') = (lease_until IS NOT NULL)", name="lease"),
-        Index(
-            "ix_job_claimable",
-            "model_version_id",
-            "not_before",
-            postgresql_where=text("state IN ('todo', 'doing')"),
-        ),
+        Index("ix_job_todo", "block_id", "id", postgresql_where=text("state = 'todo'")),
+        Index("ix_job_doing", "lease_until", postgresql_where=text("state = 'doing'")),
         Index("ix_job_failed", "model_version_id", postgresql_where=text("state = 'failed'")),
         Index(None, "block_id"),
     )
@@ -377,7 +373,13 @@ class Shred(Base):
     __tablename__ = "shred"
     __table_args__ = (
         CheckConstraint("p_shred BETWEEN 0 AND 1", name="p_shred_range"),
-        Index(None, "model_version_id", "p_shred"),
+        Index(None, "model_version_id", "p_shred", "source_id"),
+        Index(
+            "ix_shred_flagged",
+            "model_version_id",
+            "source_id",
+            postgresql_where=text("flags <> 0"),
+        ),
     )
 
     source_id: Mapped[int] = mapped_column(

@@ -490,10 +490,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("source_id", "model_version_id", name=op.f("pk_shred")),
     )
     op.create_index(
-        op.f("ix_shred_model_version_id_p_shred"),
+        op.f("ix_shred_model_version_id_p_shred_source_id"),
         "shred",
-        ["model_version_id", "p_shred"],
+        ["model_version_id", "p_shred", "source_id"],
         unique=False,
+    )
+    op.create_index(
+        "ix_shred_flagged",
+        "shred",
+        ["model_version_id", "source_id"],
+        unique=False,
+        postgresql_where=sa.text("flags <> 0"),
     )
     op.create_table(
         "cutout",
@@ -603,11 +610,18 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_job_block_id"), "job", ["block_id"], unique=False)
     op.create_index(
-        "ix_job_claimable",
+        "ix_job_todo",
         "job",
-        ["model_version_id", "not_before"],
+        ["block_id", "id"],
         unique=False,
-        postgresql_where=sa.text("state IN ('todo', 'doing')"),
+        postgresql_where=sa.text("state = 'todo'"),
+    )
+    op.create_index(
+        "ix_job_doing",
+        "job",
+        ["lease_until"],
+        unique=False,
+        postgresql_where=sa.text("state = 'doing'"),
     )
     op.create_index(
         "ix_job_failed",
@@ -616,18 +630,33 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'failed'"),
     )
+    op.execute(
+        "CREATE FUNCTION wake_workers() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NOTIFY skygloss_work; RETURN NULL; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER wake_workers AFTER INSERT OR UPDATE OF sealed_at ON cutout_block "
+        "FOR EACH STATEMENT EXECUTE FUNCTION wake_workers()"
+    )
+    op.execute(
+        "CREATE TRIGGER wake_workers AFTER INSERT OR UPDATE OF state ON model_version "
+        "FOR EACH STATEMENT EXECUTE FUNCTION wake_workers()"
+    )
 
 
 def downgrade() -> None:
+    op.execute("DROP TRIGGER wake_workers ON model_version")
+    op.execute("DROP TRIGGER wake_workers ON cutout_block")
+    op.execute("DROP FUNCTION wake_workers")
     op.drop_index("ix_job_failed", table_name="job", postgresql_where=sa.text("state = 'failed'"))
-    op.drop_index(
-        "ix_job_claimable", table_name="job", postgresql_where=sa.text("state IN ('todo', 'doing')")
-    )
+    op.drop_index("ix_job_doing", table_name="job", postgresql_where=sa.text("state = 'doing'"))
+    op.drop_index("ix_job_todo", table_name="job", postgresql_where=sa.text("state = 'todo'"))
     op.drop_index(op.f("ix_job_block_id"), table_name="job")
     op.drop_table("job")
     op.drop_index(op.f("ix_cutout_cutout_set_id"), table_name="cutout")
     op.drop_table("cutout")
-    op.drop_index(op.f("ix_shred_model_version_id_p_shred"), table_name="shred")
+    op.drop_index("ix_shred_flagged", table_name="shred", postgresql_where=sa.text("flags <> 0"))
+    op.drop_index(op.f("ix_shred_model_version_id_p_shred_source_id"), table_name="shred")
     op.drop_table("shred")
     op.drop_table("rejection")
     op.drop_index(op.f("ix_host_match_host_id"), table_name="host_match")
