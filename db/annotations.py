@@ -1,0 +1,198 @@
+"""Results in: what an annotator said about sources, by COPY into its typed table.
+
+Works for every results table, by its columns; when a job counts as done is for `db.jobs` to say.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import ArrayLike, NDArray
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session, aliased
+
+from db.tables import Base, Cutout
+
+PROVENANCE = ("source_id", "model_version_id", "run_id")
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_TRAILER = b"\xff\xff"
+NULL = -1  # the length field of a null
+FORMATS: tuple[tuple[type, str], ...] = (  # subclasses first
+    (sa.SmallInteger, ">i2"),
+    (sa.BigInteger, ">i8"),
+    (sa.Integer, ">i4"),
+    (sa.Double, ">f8"),
+    (sa.REAL, ">f4"),
+)
+
+
+def result_columns(table: type[Base]) -> list[str]:
+    """Names of the columns that an annotator fills, `flags` among them."""
+    return [column.name for column in table.__table__.columns if column.name not in PROVENANCE]
+
+
+def write(
+    session: Session,
+    table: type[Base],
+    model_version_id: int,
+    run_id: int,
+    source_ids: NDArray[np.int64],
+    columns: Mapping[str, ArrayLike],
+) -> int:
+    """Add one row per source; a source that already has a row for this version keeps it.
+
+    Parameters
+    ----------
+    table : class of `db.tables`
+        The annotator's results table.
+    source_ids : ndarray, shape (n,)
+    columns : mapping of str to array-like, shape (n,)
+        A value for every result column of the table. NaN and masked values become null.
+
+    Returns
+    -------
+    int
+        Rows added.
+
+    Raises
+    ------
+    ValueError
+        A column is missing, unknown or of another length.
+    """
+    _check(table, len(source_ids), columns)
+    n = len(source_ids)
+    values = {
+        "source_id": source_ids,
+        "model_version_id": np.full(n, model_version_id),
+        "run_id": np.full(n, run_id),
+        **columns,
+    }
+    name = table.__tablename__
+    names = ", ".join(values)
+    session.execute(
+        sa.text(
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS incoming_{name} (LIKE {name})"
+            " ON COMMIT DELETE ROWS"
+        )
+    )
+    cursor = session.connection().connection.cursor()
+    cursor.copy_expert(
+        f"COPY incoming_{name} ({names}) FROM STDIN (FORMAT binary)",
+        io.BytesIO(_packed(table, values)),
+    )
+    # names come from the table's definition, never from a user
+    added = session.execute(
+        sa.text(
+            f"INSERT INTO {name} ({names}) SELECT {names} FROM incoming_{name}"  # noqa: S608
+            " ON CONFLICT DO NOTHING"
+        )
+    )
+    return added.rowcount  # type: ignore[attr-defined]
+
+
+def lacks_row(
+    table: type[Base], model_version_id: int, better_set_ids: Sequence[int] = ()
+) -> ColumnElement[bool]:
+    """Condition on `Cutout`: its source still needs a row from this cutout set.
+
+    Sources with a cutout in one of `better_set_ids` get their row from there.
+    """
+    columns = table.__table__.columns
+    row = sa.exists().where(
+        columns.source_id == Cutout.source_id, columns.model_version_id == model_version_id
+    )
+    if not better_set_ids:
+        return ~row
+    better = aliased(Cutout)
+    covered = sa.exists().where(
+        better.source_id == Cutout.source_id, better.cutout_set_id.in_(better_set_ids)
+    )
+    return ~row & ~covered
+
+
+def waiting(
+    session: Session,
+    table: type[Base],
+    model_version_id: int,
+    block_id: int,
+    positions: tuple[int, int],
+    better_set_ids: Sequence[int] = (),
+) -> NDArray:
+    """Find the cutouts in a range of a block whose sources still need a row.
+
+    Parameters
+    ----------
+    positions : (int, int)
+        First and last position, both included.
+
+    Returns
+    -------
+    structured ndarray
+        Fields `position`, `source_id` and `flags` (of `cutout`), ordered by position.
+    """
+    rows = session.execute(
+        sa.select(Cutout.position, Cutout.source_id, Cutout.flags)
+        .where(
+            Cutout.block_id == block_id,
+            Cutout.position.between(*positions),
+            lacks_row(table, model_version_id, better_set_ids),
+        )
+        .order_by(Cutout.position)
+    )
+    layout = [("position", np.int64), ("source_id", np.int64), ("flags", np.int32)]
+    return np.array([tuple(row) for row in rows], layout)
+
+
+def _check(table: type[Base], n: int, columns: Mapping[str, ArrayLike]) -> None:
+    expected = result_columns(table)
+    if set(columns) != set(expected):
+        raise ValueError(
+            f"table {table.__tablename__} takes the columns {', '.join(sorted(expected))}; "
+            f"the annotator gave {', '.join(sorted(columns)) or 'none'}"
+        )
+    lengths = {name: len(np.ma.asarray(values)) for name, values in columns.items()}
+    if wrong := {name: length for name, length in lengths.items() if length != n}:
+        raise ValueError(f"expected {n} values per column, one per source; got {wrong}")
+
+
+def _packed(table: type[Base], columns: Mapping[str, ArrayLike]) -> bytes:
+    """Pack columns for COPY in binary form, rows with the same nulls together."""
+    values = {name: np.ma.masked_invalid(column) for name, column in columns.items()}
+    nulls = np.column_stack([np.ma.getmaskarray(column) for column in values.values()])
+    patterns, which = np.unique(nulls, axis=0, return_inverse=True)
+    parts = [COPY_HEADER]
+    for k, pattern in enumerate(patterns):
+        chosen = which.ravel() == k
+        parts.append(_packed_rows(table, values, pattern, chosen))
+    return b"".join([*parts, COPY_TRAILER])
+
+
+def _packed_rows(
+    table: type[Base],
+    values: Mapping[str, np.ma.MaskedArray],
+    is_null: NDArray[np.bool_],
+    chosen: NDArray[np.bool_],
+) -> bytes:
+    layout: list[tuple[str, str]] = [("n_fields", ">i2")]
+    for name, null in zip(values, is_null, strict=True):
+        layout.append((f"{name} length", ">i4"))
+        if not null:
+            layout.append((name, _format(table, name)))
+    rows = np.empty(np.count_nonzero(chosen), layout)
+    rows["n_fields"] = len(values)
+    for (name, column), null in zip(values.items(), is_null, strict=True):
+        rows[f"{name} length"] = NULL if null else rows.dtype[name].itemsize
+        if not null:
+            rows[name] = column.data[chosen]
+    return rows.tobytes()
+
+
+def _format(table: type[Base], name: str) -> str:
+    kind = table.__table__.columns[name].type
+    for known, layout in FORMATS:
+        if isinstance(kind, known):
+            return layout
+    raise ValueError(f"column {table.__tablename__}.{name} has type {kind}, which has no format")
