@@ -209,9 +209,7 @@ class EmbeddedServer:
                 self._create_cluster(programs)
             self._check_version()
             self._write_settings()
-            # We hold server.lock, so nobody lives behind this file. PostgreSQL itself could not
-            # tell: the number in it may be a zombie's, or another process's by now.
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            self._remove_traces()
             self.log.touch()
             postgresql.give(self.log)
             postgresql.run(
@@ -222,6 +220,17 @@ class EmbeddedServer:
             )
         finally:
             os.close(lock)
+
+    def _remove_traces(self) -> None:
+        """Remove what a killed server left, which we know to be dead since we hold server.lock.
+
+        PostgreSQL could not tell: the process number in these files may be a zombie's (where
+        process 1 does not reap, forever), or another process's by now.
+        """
+        named = f".s.PGSQL.{PORT}"
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        (self.socket_folder / f"{named}.lock").unlink(missing_ok=True)
+        (self.socket_folder / named).unlink(missing_ok=True)
 
     def _check_place(self) -> None:
         second = _try_lock(self.folder / "lifecycle.lock")

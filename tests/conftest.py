@@ -26,6 +26,7 @@ from db import embedded, postgresql, schema
 from db.engine import create_engine, normalise
 
 SERVER = os.environ.pop("SKYGLOSS_TEST_DATABASE", "embedded")
+ROOMY = 4 * 2**30  # bytes
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -132,8 +133,10 @@ def new_database(server_url: URL, template: URL | None = None) -> Iterator[URL]:
 
 @contextmanager
 def reachable_folder() -> Iterator[Path]:
-    """A temporary folder that also the OS user of the server can enter."""
-    folder = Path(tempfile.mkdtemp(prefix="skygloss-test-"))
+    """A temporary folder, in memory if that is roomy, that the server's OS user can enter too."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOMY
+    folder = Path(tempfile.mkdtemp(prefix="skygloss-test-", dir=memory if roomy else None))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
