@@ -9,14 +9,17 @@ import click
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo:demo", "See everything at work on a real field, with nothing to set up."),
     "ingest": ("db.commands:ingest", "Bring catalogs, cutouts and host galaxies in."),
-    "annotate": ("workers.commands:annotate", "Annotate what waits, with a progress bar, and stop."),
+    "annotate": (
+        "workers.commands:annotate",
+        "Annotate what waits, with a progress bar, then stop.",
+    ),
     "worker": ("workers.commands:worker", "Keep annotating whatever arrives, until stopped."),
     "models": ("db.model_commands:models", "List model versions and choose the current one."),
     "status": ("db.model_commands:status", "Show catalogs, progress, workers and failures."),
     "serve": ("web.commands:serve", "Serve the pages."),
     "train": ("models.commands:train", "Train a network from labelled cutouts."),
     "evaluate": ("models.commands:evaluate", "Measure a network, or a selection, honestly."),
-    "migrate": ("db.commands:migrate", "Bring the database to this version of Skygloss."),
+    "migrate": ("db.schema_commands:migrate", "Bring the database to this version of Skygloss."),
 }
 
 
@@ -32,6 +35,16 @@ class LazyGroup(click.Group):
         module, attribute = COMMANDS[cmd_name][0].split(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except RuntimeError as error:
+            from db.engine import DatabaseUnavailable  # only now: SQLAlchemy is slow to import
+
+            if isinstance(error, DatabaseUnavailable):
+                raise click.ClickException(str(error)) from error
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -67,6 +67,11 @@ def normalise(url: str | URL) -> URL:
     return parsed.set(drivername=DRIVER)
 
 
+def printable(url: URL) -> str:
+    """Return a URL as `psql` understands it, without the password."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=True)
+
+
 def create_engine(url: str | URL | None = None) -> Engine:
     """Return an engine for a database that was found fit: reachable, new enough, with pgvector.
 
@@ -113,7 +118,7 @@ def check_server(url: URL) -> None:
             _check_pgvector(connection, url)
     except OperationalError as error:
         raise DatabaseUnavailable(
-            f"no connection to {url.render_as_string(hide_password=True)}: "
+            f"no connection to {printable(url)}: "
             f"{str(error.orig).strip()}\n"
             "Is the server running, and is DATABASE_URL right? "
             "(Unset DATABASE_URL to use the embedded server.)"

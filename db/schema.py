@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
-from db.engine import DatabaseUnavailable
+from db.engine import DatabaseUnavailable, printable
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 ADVISORY_LOCK = 0x5C1655  # any number, the same for every process that migrates
@@ -44,7 +44,7 @@ def check(engine: Engine) -> None:
     current, expected = current_revision(engine), expected_revision()
     if current == expected:
         return
-    place = engine.url.render_as_string(hide_password=True)
+    place = printable(engine.url)
     if current is not None and not _is_known(current):
         raise DatabaseUnavailable(
             f"database {place} is at migration {current}, which this code does not know (it "
