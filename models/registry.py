@@ -1,0 +1,117 @@
+"""Model versions: the card of each set of weights, its checksum, and loading it.
+
+Knows no network's layers (the modules of the networks do) and no database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+
+WEIGHTS = Path(__file__).parent / "weights"
+CARDS = Path(__file__).parent / "weights.toml"
+
+
+class ChecksumError(RuntimeError):
+    """A weights file is not the one its card describes."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What there is to know about one version of one network.
+
+    `name` is `architecture.tag`; `weights` is a file name in `models/weights/`, or an absolute
+    path; `metrics` maps a name to {value, low, high} with a 95 % interval.
+    """
+
+    annotator: str
+    name: str
+    weights: str
+    sha256: str
+    state: str = "candidate"
+    summary: str = ""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    preprocessing: str = ""
+    build: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics_from: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    limits: str = ""
+    paper: str = ""
+    licence: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """The network's name within the annotator's module."""
+        return self.name.split(".", 1)[0]
+
+    @property
+    def path(self) -> Path:
+        """Where the weights are."""
+        return WEIGHTS / self.weights
+
+    def as_dict(self) -> dict[str, Any]:
+        """The card as plain values, ready for JSON."""
+        return asdict(self)
+
+
+def cards(annotator: str | None = None, path: Path = CARDS) -> list[Card]:
+    """Read the cards, of one annotator or of all, the current ones first."""
+    try:
+        entries = tomllib.loads(path.read_text())["version"]
+        found = [Card(**entry) for entry in entries]
+    except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(
+            f"{path} must list model versions as [[version]] tables: {error}"
+        ) from error
+    chosen = [card for card in found if annotator in (None, card.annotator)]
+    return sorted(chosen, key=lambda card: card.state != "current")
+
+
+def find(annotator: str, name: str | None = None, path: Path = CARDS) -> Card:
+    """Find one version by name, or the annotator's current one."""
+    known = cards(annotator, path)
+    for found in known:
+        if found.name == name or (name is None and found.state == "current"):
+            return found
+    names = ", ".join(found.name for found in known) or "none"
+    raise ValueError(f"no version {name or '(current)'} of {annotator!r}; known: {names}")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(card: Card) -> None:
+    """Make sure that the weights are the ones the card describes.
+
+    Raises
+    ------
+    FileNotFoundError, ChecksumError
+    """
+    if not card.path.is_file():
+        raise FileNotFoundError(f"the weights of {card.name} should be at {card.path}: not there")
+    found = sha256(card.path)
+    if found != card.sha256:
+        raise ChecksumError(
+            f"the weights of {card.name} in {card.path} should have SHA-256 {card.sha256}, "
+            f"but have {found}: restore the file, or register it as a new version"
+        )
+
+
+def load(card: Card) -> keras.Model:
+    """Build the network a card names and load its weights, after checking them."""
+    verify(card)
+    module = import_module(f"models.{card.annotator}")
+    model: keras.Model = module.build(card.architecture, **card.build)
+    model.load_weights(card.path)
+    return model
