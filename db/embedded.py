@@ -17,6 +17,7 @@ So `kill -9` of a client keeps nothing up beyond the next orderly exit of anothe
 import atexit
 import fcntl
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -62,6 +63,7 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "lc_messages": "C",
+    "log_checkpoints": "off",
 }
 
 _logger = logging.getLogger(__name__)
@@ -160,6 +162,8 @@ class EmbeddedServer:
         try:
             yield
         finally:
+            # Not only closed: a fork made meanwhile by another thread has the file open, too.
+            fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
     def ensure_running(self) -> None:
@@ -167,6 +171,7 @@ class EmbeddedServer:
         launched = False
         said = False
         begun = last_reached = time.monotonic()
+        pauses = itertools.chain([POLL] * 20, itertools.repeat(10 * POLL))
         while not (state := self._state()).ready:
             now = time.monotonic()
             if state.reached:
@@ -178,8 +183,8 @@ class EmbeddedServer:
                 raise DatabaseUnavailable(self._unreachable_message())
             if not said and now - begun > PATIENCE:
                 said = True
-                _logger.warning("waiting for the database server in %s: %s", self.data, state.words)
-            time.sleep(POLL)
+                _logger.warning("waiting for the database server: %s", state.short)
+            time.sleep(next(pauses))
         if not state.full:
             self._ensure_database()
 
@@ -336,6 +341,10 @@ class _State:
     """What an attempt to connect said; empty words mean it worked."""
 
     words: str
+
+    @property
+    def short(self) -> str:
+        return self.words.splitlines()[0].rpartition("FATAL:")[2].strip()
 
     @property
     def full(self) -> bool:
