@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import astropy.units as u
-from astropy.coordinates import Latitude, Longitude
-from cdshealpix.nested import lonlat_to_healpix
+import numpy as np
 from sqlalchemy.orm import Session
 
+from db import sky
 from db.tables import (
     Base,
     Catalog,
@@ -22,8 +21,6 @@ from db.tables import (
     Source,
     Worker,
 )
-
-HEALPIX_ORDER = 29
 
 Row = TypeVar("Row", bound=Base)
 _number = itertools.count(1)
@@ -48,7 +45,7 @@ def make_source(
         "survey_id": f"source-{next(_number)}",
         "ra": ra,
         "dec": dec,
-        "healpix": _healpix(ra, dec),
+        "healpix": np.asarray(sky.healpix(ra, dec)).item(),
     }
     return _added(session, Source(**(defaults | values)))
 
@@ -149,8 +146,3 @@ def _added(session: Session, row: Row) -> Row:
     session.add(row)
     session.flush()
     return row
-
-
-def _healpix(ra: float, dec: float) -> int:
-    cell = lonlat_to_healpix(Longitude(ra * u.deg), Latitude(dec * u.deg), depth=HEALPIX_ORDER)
-    return int(cell[0])
