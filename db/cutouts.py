@@ -194,7 +194,6 @@ class Writer:
     def __init__(self, engine: Engine, root: Path, cutout_set: CutoutSet, wait: float = 60) -> None:
         """`wait` [s] is how long to wait for another writer of the set."""
         self.layout = layout_of(cutout_set)
-        self.n_refilled = 0
         self._set_id = cutout_set.id
         self._name = cutout_set.name
         self._folder = root / cutout_set.store_path
@@ -271,7 +270,6 @@ class Writer:
             refilled = list(self._connection.execute(ADD_CUTOUTS, values).scalars())
             if refilled:
                 self._connection.execute(FORGET_NULL_SHREDS, {"sources": refilled})
-        self.n_refilled += len(refilled)
 
 
 NEXT_NUMBER = text(

@@ -1,0 +1,81 @@
+"""Cutouts in FITS files: the pixels as (h, w, b), and what the header says about them.
+
+Row 0 of an array is row 0 of the FITS image, which most viewers show at the bottom.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_scales
+
+UNITS = {
+    "nanomaggy": "nanomaggy",
+    "nanomaggies": "nanomaggy",
+    "nmgy": "nanomaggy",
+    "njy": "nJy",
+    "adu": "adu",
+    "count": "adu",
+    "counts": "adu",
+}
+
+
+def read_cutout(content: bytes) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read the first image of a FITS file, given its bytes.
+
+    Returns
+    -------
+    pixels : ndarray, shape (h, w, b)
+        In the file's type, native byte order.
+    told : dict
+        What the header tells of `bands` (tuple), `pixel_scale` [arcsec/pixel] and `unit`.
+
+    Raises
+    ------
+    OSError, ValueError
+        The file is damaged, or has no image of two or three axes.
+    """
+    with fits.open(BytesIO(content)) as hdus:
+        hdu = first_image(hdus)
+        try:
+            return as_cutout(hdu.data), describe(hdu.header)
+        except TypeError as error:  # "buffer is too small for requested array"
+            raise ValueError(f"the file is cut short at {len(content)} bytes") from error
+
+
+def first_image(hdus: fits.HDUList) -> Any:
+    """Return the first HDU that holds an image, compressed or not."""
+    for hdu in hdus:
+        if hdu.is_image and hdu.header.get("NAXIS", 0) in (2, 3):
+            return hdu
+    raise ValueError("the FITS file has no image of two or three axes")
+
+
+def as_cutout(data: np.ndarray) -> np.ndarray:
+    """Turn FITS pixels (h, w) or (b, h, w) into (h, w, b) in native byte order."""
+    cube = data[None] if data.ndim == 2 else data
+    return np.ascontiguousarray(np.moveaxis(cube, 0, -1), cube.dtype.newbyteorder("="))
+
+
+def describe(header: fits.Header) -> dict[str, Any]:
+    """Return what a header tells of `bands`, `pixel_scale` [arcsec/pixel] and `unit`."""
+    told: dict[str, Any] = {}
+    if bands := str(header.get("BANDS", header.get("BAND", header.get("FILTER", "")))).strip():
+        told["bands"] = tuple(bands) if "BANDS" in header else (bands.split()[0],)
+    wcs = WCS(header, naxis=2)
+    if wcs.has_celestial:
+        told["pixel_scale"] = pixel_scale(wcs)
+    if unit := UNITS.get(str(header.get("BUNIT", "")).strip().lower()):
+        told["unit"] = unit
+    elif "BANDS" in header:  # the cutout service of the Legacy Surveys names no unit
+        told["unit"] = "nanomaggy"
+    return told
+
+
+def pixel_scale(wcs: WCS) -> float:
+    """Return the mean side of a pixel [arcsec]."""
+    return float(np.mean(proj_plane_pixel_scales(wcs.celestial)) * 3600)
