@@ -1,5 +1,6 @@
 import json
 import threading
+from collections.abc import Iterator
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -14,7 +15,7 @@ from db.tables import Base
 
 
 @pytest.fixture
-def empty(empty_database_url: URL):
+def empty(empty_database_url: URL) -> Iterator[Engine]:
     engine = create_engine(empty_database_url)
     yield engine
     engine.dispose()
@@ -28,6 +29,26 @@ def test_the_migrations_lead_to_exactly_the_tables_of_the_code(engine: Engine) -
         differences = compare_metadata(context, Base.metadata)
 
     assert differences == []
+
+
+def test_constraints_and_indexes_are_those_of_the_code(engine: Engine, empty: Engine) -> None:
+    Base.metadata.create_all(empty)
+
+    assert rules(engine) == rules(empty)
+
+
+def rules(engine: Engine) -> set[tuple[str, str, str]]:
+    """Table, name and definition of every constraint (checks, too) and index of our tables."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
+                " FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
+                " UNION ALL SELECT tablename, indexname, indexdef"
+                " FROM pg_indexes WHERE schemaname = 'public'"
+            )
+        )
+        return {(table, name, rule) for table, name, rule in rows if table != "alembic_version"}
 
 
 def test_every_column_with_a_comment_in_the_code_has_it_in_the_database(engine: Engine) -> None:
