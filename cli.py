@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 import click
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo:demo", "See everything at work on a real field, with nothing to set up."),
+    "demo": ("cli:demo", "See everything at work on a real field, with nothing to set up."),
     "ingest": ("db.commands:ingest", "Bring catalogs, cutouts and host galaxies in."),
     "annotate": (
         "workers.commands:annotate",
@@ -59,6 +60,62 @@ def main() -> None:
     Without DATABASE_URL an embedded PostgreSQL is used; its data, the pixels and the caches live
     under SKYGLOSS_HOME.
     """
+
+
+@click.command()
+@click.option(
+    "--survey",
+    nargs=2,
+    metavar="NAME PATH",
+    help="Use a folder with catalog.fits and images/ of a survey instead, e.g. legacy PATH.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
+@click.option("--port", default=8000, show_default=True, help="Port to serve on.")
+@click.option("--serve/--no-serve", default=True, help="Serve the pages in the end.")
+def demo(survey: tuple[str, str] | None, host: str, port: int, serve: bool) -> None:
+    """See everything at work: ingest a real field, annotate it, serve the pages.
+
+    Every step is an ordinary command, printed as you would type it. A second time, what is there
+    already is left as it is.
+    """
+    _type("migrate")
+    name, catalog, pixels = _survey_field(*survey) if survey else _xdf_field()
+    _type("ingest", "catalog", str(catalog), "--name", name)
+    _type("ingest", "cutouts", name, *pixels)
+    _type("annotate", name)
+    if serve:
+        _type("serve", "--host", host, "--port", str(port))
+
+
+def _type(*words: str) -> None:
+    """Show a command and run it."""
+    click.secho(f"\n$ skygloss {' '.join(words)}", bold=True)
+    main.main(list(words), prog_name="skygloss", standalone_mode=False)
+
+
+def _xdf_field() -> tuple[str, Path, list[str]]:
+    """Write the Hubble XDF picture and its catalog where Skygloss keeps its things."""
+    from db.home import home
+    from models import demo_field
+
+    folder = home() / "demo"
+    folder.mkdir(exist_ok=True)
+    catalog, mosaic = folder / "xdf_catalog.fits", folder / "xdf.fits"
+    demo_field.catalog().write(catalog, overwrite=True)
+    demo_field.mosaic().writeto(mosaic, overwrite=True)
+    return "xdf", catalog, ["--mosaic", str(mosaic), "--size", str(demo_field.CUTOUT_SIZE)]
+
+
+def _survey_field(survey: str, path: str) -> tuple[str, Path, list[str]]:
+    """Find catalog and images of a folder."""
+    catalog, images = Path(path) / "catalog.fits", Path(path) / "images"
+    for needed in (catalog, images):
+        if not needed.exists():
+            raise click.UsageError(
+                f"--survey {survey} {path} needs a folder with catalog.fits and images/ in it; "
+                f"{needed} does not exist."
+            )
+    return survey, catalog, ["--folder", str(images)]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from models.baselines import detect
 CENTRE = (53.1625, -27.7914)  # ra, dec of the Hubble Ultra Deep Field, ICRS [deg]
 WIDTH = 2.3  # arcmin, east to west
 BANDS = ("R", "G", "B")
-FIELD = 33.6  # side of a cutout [arcsec]: what the networks trained on Legacy cutouts look at
+CUTOUT_SIZE = 244  # pixel: 33.7 arcsec, what the networks trained on Legacy cutouts look at
 FRAME = 8.0  # arcsec from the frame's edge where nothing is catalogued
 
 
