@@ -62,8 +62,10 @@ def write(
     ValueError
         A column is missing, unknown or of another length.
     """
-    _check(table, len(source_ids), columns)
     n = len(source_ids)
+    _check(table, n, columns)
+    if not n:
+        return 0
     values = {
         "source_id": source_ids,
         "model_version_id": np.full(n, model_version_id),

@@ -171,11 +171,11 @@ def complete(session: Session, claim: Claim, seconds: float) -> None:
     )
 
 
-def fail(session: Session, claim: Claim, error: str) -> None:
+def fail(session: Session, claim: Claim, error: str, back_off: float = BACK_OFF) -> None:
     """Give the job back after an error: a pause and another attempt, or the isolation of a row."""
     error = error[-ERROR_LENGTH:]
     if claim.attempt < MAX_ATTEMPTS:
-        pause = _after(BACK_OFF * 4 ** (claim.attempt - 1))
+        pause = _after(back_off * 4 ** (claim.attempt - 1))
         _update_own(
             session, claim, ["doing"], state="todo", lease_until=None, not_before=pause, error=error
         )
@@ -419,7 +419,7 @@ def _take(
         ),
         execution_options=NO_SESSION_STATE,
     )
-    return sorted((Claim(worker_id, *row) for row in rows), key=lambda c: (c.block_id, c.job_id))
+    return sorted((Claim(worker_id, *tuple(row)) for row in rows), key=lambda c: (c.block_id, c.job_id))
 
 
 def _isolate(session: Session, where: Sequence[ColumnElement[bool]], error: str) -> bool:

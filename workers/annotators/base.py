@@ -1,0 +1,160 @@
+"""What an annotator is: which pixels it wants, what it says about a source, and in which flags.
+
+Claiming, transactions, retries, logging and timing are in `workers.runner`, once for all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.tables import Base, ModelVersion
+from models.pixels import missing_border
+
+Columns = dict[str, NDArray]
+
+MAX_MISSING_BORDER = 0.3  # share of the wanted field that a cutout set may lack
+MAX_COARSENING = 2.0  # times the wanted pixel scale
+
+
+class DataFlag(IntFlag):
+    """An expected problem of the data: a bit, and what it means in one line (`note`)."""
+
+    note: str
+
+    def __new__(cls, bit: int, note: str = "") -> Self:
+        member = int.__new__(cls, bit)
+        member._value_ = bit
+        member.note = note
+        return member
+
+
+@dataclass(frozen=True)
+class Output:
+    """One column of the results table."""
+
+    column: str
+    unit: str  # empty for a pure number
+    ucd: str  # IVOA Unified Content Descriptor
+    description: str
+
+
+class Pixels(Protocol):
+    """What a cutout set, or a batch from it, says about its pixels."""
+
+    @property
+    def bands(self) -> Sequence[str]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def pixel_scale(self) -> float: ...
+    @property
+    def unit(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The pixels a network was trained on; a cutout set near enough is cropped or resampled."""
+
+    bands: tuple[str, ...]
+    size: int  # pixel
+    pixel_scale: float  # arcsec/pixel
+    units: tuple[str, ...]  # accepted, the preferred one first
+
+    def mismatch(self, pixels: Pixels) -> str | None:
+        """Say why these pixels cannot serve, None if they can."""
+        if pixels.unit not in self.units:
+            return f"the unit is {pixels.unit}, not {' or '.join(self.units)}"
+        if pixels.unit == "display":
+            if len(pixels.bands) != len(self.bands):
+                return f"a picture with {len(self.bands)} planes is needed, not {len(pixels.bands)}"
+        elif missing := [band for band in self.bands if band not in pixels.bands]:
+            return f"no band {', '.join(missing)} among {', '.join(pixels.bands)}"
+        if pixels.pixel_scale > MAX_COARSENING * self.pixel_scale:
+            return f"{pixels.pixel_scale:g} arcsec/pixel is too coarse for {self.pixel_scale:g}"
+        if self._missing(pixels) > MAX_MISSING_BORDER:
+            return (
+                f"the field is {pixels.size * pixels.pixel_scale:.1f} arcsec wide, "
+                f"{self.size * self.pixel_scale:.1f} are needed"
+            )
+        return None
+
+    def misfit(self, pixels: Pixels) -> tuple[float, float, int]:
+        """Order sets that serve by how well: no border missing, same scale, preferred unit."""
+        stretch = abs(np.log(pixels.pixel_scale / self.pixel_scale))
+        return self._missing(pixels), round(float(stretch), 3), self.units.index(pixels.unit)
+
+    def _missing(self, pixels: Pixels) -> float:
+        shape = (pixels.size, pixels.size)
+        return missing_border(shape, pixels.pixel_scale, self.size, self.pixel_scale)
+
+    def __str__(self) -> str:
+        return (
+            f"{'/'.join(self.bands)} in {' or '.join(self.units)}, {self.size} pixel of "
+            f"{self.pixel_scale:g} arcsec"
+        )
+
+
+@dataclass(frozen=True)
+class CutoutBatch:
+    """Cutouts of some sources, as they are stored.
+
+    `pixels` has shape (n, h, w, b), with the set's dtype and unit; where `readable` is False its
+    values mean nothing and `cutout_flags` (`db.cutouts.CutoutFlag`) say why.
+    """
+
+    source_ids: NDArray[np.int64]  # (n,)
+    pixels: NDArray  # (n, h, w, b)
+    readable: NDArray[np.bool_]  # (n,)
+    cutout_flags: NDArray[np.int32]  # (n,)
+    bands: tuple[str, ...]
+    pixel_scale: float  # arcsec/pixel
+    unit: str  # nanomaggy, nJy, adu or display
+
+    @property
+    def size(self) -> int:
+        """Side of the cutouts [pixel]."""
+        return int(self.pixels.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.source_ids)
+
+
+class Annotator(ABC):
+    """One system that says something about every source; one small class each.
+
+    `annotate` is pure: the same batch gives the same columns, in the length and order of the
+    batch, with no session, file or log. Problems of the data become flags, never exceptions.
+    """
+
+    name: ClassVar[str]  # the word, the same at every layer
+    subject: ClassVar[Literal["source", "exposure"]]
+    inputs: ClassVar[Inputs]
+    outputs: ClassVar[tuple[Output, ...]]
+    flags: ClassVar[type[DataFlag]]
+    table: ClassVar[type[Base]]  # where the rows go
+
+    def __init__(self, batch_size: int = 64) -> None:
+        self.batch_size = batch_size  # sources per call of the network
+
+    @abstractmethod
+    def load(self, version: ModelVersion) -> None:
+        """Load and check the weights of this version and warm up. Slow; called once."""
+
+    @abstractmethod
+    def annotate(self, batch: CutoutBatch) -> Columns:
+        """Return a value per source for every output, and `flags` (int32)."""
+
+    @classmethod
+    def description(cls) -> dict[str, Any]:
+        """What pages and services say about the columns and flags; goes into the card."""
+        return {
+            "outputs": [vars(output) for output in cls.outputs],
+            "flags": [
+                {"bit": int(flag), "name": flag.name, "note": flag.note} for flag in cls.flags
+            ],
+        }

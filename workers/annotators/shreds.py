@@ -1,0 +1,110 @@
+"""Annotator `shreds`: is the source a galaxy, or a piece of a larger one? (`models.shreds`)"""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.cutouts import CutoutFlag
+from db.tables import ModelVersion, Shred
+from models import pixels, registry
+from workers.annotators.base import Annotator, Columns, CutoutBatch, DataFlag, Inputs, Output
+
+if TYPE_CHECKING:
+    import keras
+
+SIZE = 128  # pixel, `models.shreds.SIZE`, which cannot be imported without Keras
+PIXEL_SCALE = 0.262  # arcsec/pixel
+SAME_SCALE = 0.01  # relative difference that does not count as resampled
+MIN_FINITE = 0.5  # share of the pixels that must carry a value
+
+
+class ShredFlag(DataFlag):
+    """What can be wrong with the cutout of a source."""
+
+    NO_IMAGE = 1, "There is no image of the source; p_shred is null."
+    UNREADABLE = 2, "The image could not be read; p_shred is null."
+    PARTIAL = 4, "Part of the wanted field lies outside the image and was taken as empty sky."
+    NO_SIGNAL = 8, "All pixels are alike, or half of them have no value; p_shred is null."
+    NOT_FINITE = 16, "Some pixels have no value and were taken as empty sky."
+    RESAMPLED = 32, "The image was resampled to 0.262 arcsec/pixel."
+
+
+class Shreds(Annotator):
+    """P(shred) from one colour picture."""
+
+    name: ClassVar[str] = "shreds"
+    subject: ClassVar[Literal["source", "exposure"]] = "source"
+    inputs: ClassVar[Inputs] = Inputs(
+        bands=("g", "r", "z"), size=SIZE, pixel_scale=PIXEL_SCALE, units=("display", "nanomaggy")
+    )
+    outputs: ClassVar[tuple[Output, ...]] = (
+        Output("p_shred", "", "stat.probability", "Probability that the source is a shred"),
+    )
+    flags: ClassVar[type[DataFlag]] = ShredFlag
+    table: ClassVar[type[Shred]] = Shred
+
+    def load(self, version: ModelVersion) -> None:
+        """Load the network, its weights checked against the card."""
+        from models import shreds  # imports Keras
+
+        self._predict = shreds.predict
+        self._model: keras.Model = registry.load(registry.find(self.name, version.name))
+        blank = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+        self._predict(self._model, blank, self.batch_size)
+
+    def annotate(self, batch: CutoutBatch) -> Columns:
+        """Return `p_shred` (float32, NaN where the image cannot be judged) and `flags`."""
+        flags = _flags(batch, self.inputs)
+        blind = ShredFlag.NO_IMAGE | ShredFlag.UNREADABLE | ShredFlag.NO_SIGNAL
+        judged = (flags & int(blind)) == 0
+        p_shred = np.full(len(batch), np.nan, np.float32)
+        if judged.any():
+            pictures = _pictures(batch, batch.pixels[judged])
+            p_shred[judged] = self._predict(self._model, pictures, self.batch_size)
+        return {"p_shred": p_shred, "flags": flags}
+
+
+def _flags(batch: CutoutBatch, inputs: Inputs) -> NDArray[np.int32]:
+    flags = np.zeros(len(batch), np.int32)
+
+    def mark(flag: ShredFlag, where: NDArray | bool) -> None:
+        flags[np.broadcast_to(where, len(batch))] |= int(flag)
+
+    mark(ShredFlag.NO_IMAGE, (batch.cutout_flags & CutoutFlag.NO_IMAGE) != 0)
+    mark(ShredFlag.UNREADABLE, (batch.cutout_flags & CutoutFlag.UNREADABLE) != 0)
+    mark(ShredFlag.UNREADABLE, ~batch.readable & (flags == 0))
+    finite, varied = _signal(batch.pixels)
+    mark(ShredFlag.NO_SIGNAL, batch.readable & ((finite <= MIN_FINITE) | ~varied))
+    mark(ShredFlag.NOT_FINITE, batch.readable & (finite < 1))
+    mark(ShredFlag.PARTIAL, (batch.cutout_flags & CutoutFlag.PARTLY_OUTSIDE) != 0)
+    shape = (batch.size, batch.size)
+    border = pixels.missing_border(shape, batch.pixel_scale, inputs.size, inputs.pixel_scale)
+    mark(ShredFlag.PARTIAL, batch.readable & (border > SAME_SCALE))
+    scale = abs(batch.pixel_scale / inputs.pixel_scale - 1)
+    mark(ShredFlag.RESAMPLED, batch.readable & (scale > SAME_SCALE))
+    return flags
+
+
+def _signal(images: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Share of finite pixels, shape (n,), and whether the finite ones differ at all, (n,)."""
+    flat = images.reshape(len(images), -1)
+    if np.issubdtype(flat.dtype, np.integer):
+        return np.ones(len(flat)), flat.min(axis=1) != flat.max(axis=1)
+    finite = np.isfinite(flat)
+    lowest = np.where(finite, flat, np.inf).min(axis=1)
+    highest = np.where(finite, flat, -np.inf).max(axis=1)
+    return finite.mean(axis=1), lowest < highest
+
+
+def _pictures(batch: CutoutBatch, images: NDArray) -> NDArray[np.uint8]:
+    """Colour pictures (n, 128, 128, 3) at the network's scale.
+
+    Fluxes are resampled before the stretch, so that colours stay those of the sum of the light.
+    """
+    if batch.unit == "display":
+        images = pixels.to_rgb(images, batch.bands, "display")
+        return pixels.fit(images, batch.pixel_scale, SIZE, PIXEL_SCALE, fill=pixels.SKY_LEVEL)
+    flux = np.nan_to_num(images, posinf=0, neginf=0).astype(np.float32)
+    flux = pixels.fit(flux, batch.pixel_scale, SIZE, PIXEL_SCALE, per_pixel=True)
+    return pixels.to_rgb(flux, batch.bands, "nanomaggy")

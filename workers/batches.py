@@ -1,0 +1,141 @@
+"""From claims to batches: the cutouts of the claimed ranges, each block decoded once for all.
+
+Reads the database and the pixel store and changes neither.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from db import annotations
+from db.cutouts import CutoutFlag, read_block
+from db.jobs import Claim
+from db.tables import CutoutSet
+from workers.annotators.base import CutoutBatch
+from workers.supply import Supply
+
+NO_PIXELS = int(CutoutFlag.NO_IMAGE | CutoutFlag.UNREADABLE)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One claim, and which of its positions still need a row."""
+
+    claim: Claim
+    waiting: NDArray  # fields position, source_id, flags; see `annotations.waiting`
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one call of an annotator works on: parts of one model version and one cutout set."""
+
+    parts: tuple[Part, ...]
+    cutouts: CutoutBatch
+    read_seconds: float
+
+    @property
+    def model_version_id(self) -> int:
+        """Whose turn it is."""
+        return self.parts[0].claim.model_version_id
+
+    @property
+    def claims(self) -> list[Claim]:
+        """The claims, in the order of the cutouts."""
+        return [part.claim for part in self.parts]
+
+    def rows(self) -> Iterator[tuple[Part, slice]]:
+        """Each part with its place among the cutouts."""
+        start = 0
+        for part in self.parts:
+            stop = start + len(part.waiting)
+            yield part, slice(start, stop)
+            start = stop
+
+
+def find_parts(
+    session: Session, claims: Sequence[Claim], supplies: Mapping[int, Supply]
+) -> list[Part]:
+    """Look up which positions of each claim still need a row; `supplies` are by model version."""
+    return [
+        Part(claim, _waiting(session, claim, supplies[claim.model_version_id])) for claim in claims
+    ]
+
+
+def load(parts: Sequence[Part], sets: Mapping[int, CutoutSet], root: Path) -> Iterator[Batch]:
+    """Read the pixels of the parts and put them together by cutout set and model version.
+
+    Parameters
+    ----------
+    sets : mapping of int to CutoutSet
+        The cutout sets, by id.
+    root : Path
+        The pixel store.
+
+    Raises
+    ------
+    db.cutouts.PixelsMissing
+    """
+    for set_id, of_set in _grouped(parts, lambda part: part.claim.cutout_set_id):
+        began = time.monotonic()
+        decoded = {
+            block_id: _decode(of_block, sets[set_id], root)
+            for block_id, of_block in _grouped(of_set, lambda part: part.claim.block_id)
+        }
+        seconds = time.monotonic() - began
+        for _, of_version in _grouped(of_set, lambda part: part.claim.model_version_id):
+            images = [_chosen(part, *decoded[part.claim.block_id]) for part in of_version]
+            yield Batch(tuple(of_version), _cutouts(of_version, images, sets[set_id]), seconds)
+
+
+def _waiting(session: Session, claim: Claim, supply: Supply) -> NDArray:
+    return annotations.waiting(
+        session,
+        supply.annotator.table,
+        claim.model_version_id,
+        claim.block_id,
+        (claim.first, claim.last),
+        supply.better.get(claim.cutout_set_id, ()),
+    )
+
+
+def _grouped(parts: Sequence[Part], key: Callable[[Part], int]) -> Iterator[tuple[int, list[Part]]]:
+    for value, members in groupby(sorted(parts, key=key), key=key):
+        yield value, list(members)
+
+
+def _decode(parts: Sequence[Part], cutout_set: CutoutSet, root: Path) -> tuple[NDArray, int]:
+    """Read what the parts of one block need, (n, h, w, b), and the position where it begins."""
+    positions = np.concatenate([part.waiting["position"] for part in parts])
+    if not len(positions):
+        shape = (0, cutout_set.size, cutout_set.size, len(cutout_set.bands))
+        return np.empty(shape, cutout_set.dtype), 0
+    first, last = int(positions.min()), int(positions.max())
+    number = parts[0].claim.block_number
+    return read_block(root, cutout_set.store_path, number, first, last), first
+
+
+def _chosen(part: Part, images: NDArray, first: int) -> NDArray:
+    if len(part.waiting) == len(images):
+        return images
+    return images[part.waiting["position"] - first]
+
+
+def _cutouts(
+    parts: Sequence[Part], images: Sequence[NDArray], cutout_set: CutoutSet
+) -> CutoutBatch:
+    waiting = np.concatenate([part.waiting for part in parts])
+    return CutoutBatch(
+        source_ids=waiting["source_id"],
+        pixels=images[0] if len(images) == 1 else np.concatenate(images),
+        readable=(waiting["flags"] & NO_PIXELS) == 0,
+        cutout_flags=waiting["flags"],
+        bands=tuple(cutout_set.bands),
+        pixel_scale=cutout_set.pixel_scale,
+        unit=cutout_set.unit,
+    )

@@ -1,0 +1,177 @@
+"""Where a worker's batches come from: poll, claim, read the pixels; wait when there is nothing."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from db import jobs, model_versions
+from db.jobs import Claim
+from db.tables import CutoutSet, ModelVersion
+from workers import batches, supply
+from workers.batches import Batch
+from workers.database import error_text, is_away
+from workers.station import Failure, Station
+from workers.supply import Supply
+
+log = logging.getLogger(__name__)
+
+POLL_INTERVAL = 5.0  # seconds between looks for new blocks and versions while busy
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between looks while idle, unless woken
+STEP = 0.25  # seconds between looks at whether to stop
+
+
+class Reader:
+    """Claims and reads for one worker, in a thread of its own."""
+
+    def __init__(self, station: Station) -> None:
+        self.station = station
+        self._supplies: dict[int, Supply] = {}  # by model version
+        self._sets: dict[int, CutoutSet] = {}
+        self._bell: Connection | None = None
+        self._polled_at = float("-inf")
+        self._pause = FIRST_PAUSE
+        self._strangers: set[int] = set()
+
+    def batches(self) -> Iterator[Batch | Failure]:
+        """Yield batches until the worker is to stop or, if so asked, nothing is left."""
+        try:
+            while not self.station.stop.is_set():
+                self._listen()
+                if claims := self._claim():
+                    self._pause = FIRST_PAUSE
+                    yield from self._load(claims)
+                elif self._is_finished():
+                    return
+                else:
+                    self._idle()
+        finally:
+            self._hang_up()
+
+    def _claim(self) -> Sequence[Claim]:
+        if any(claim.attempt > 1 for claim in self.station.held.all()):
+            return []  # a job that failed before is worked on alone
+        claims: Sequence[Claim] = []
+        if time.monotonic() - self._polled_at < POLL_INTERVAL:
+            claims = self.station.database.do(self._claim_fresh)
+        if not claims:
+            self.station.database.do(self._poll)
+            claims = self.station.database.do(self._claim_fresh)
+        if not claims and not len(self.station.held):
+            claims = self.station.database.do(self._claim_again)
+        self.station.held.add(claims)
+        return claims
+
+    def _poll(self, session: Session) -> None:
+        """Make the jobs of blocks and versions that have come, and end the jobs nobody finishes."""
+        sets = supply.cutout_sets(session, self.station.options.catalog_id)
+        current = model_versions.current(session, list(self.station.annotators))
+        self._sets = {cutout_set.id: cutout_set for cutout_set in sets}
+        self._supplies = {
+            version.id: supply.supply(version, self.station.annotators[version.annotator], sets)
+            for version in current
+            if self._has_weights(version)
+        }
+        n_new = sum(supply.enqueue(session, each) for each in self._supplies.values())
+        n_ended = jobs.give_up(session)
+        if n_new or n_ended:
+            log.info("jobs_new=%d jobs_given_up=%d", n_new, n_ended)
+        self._polled_at = time.monotonic()
+
+    def _claim_fresh(self, session: Session) -> list[Claim]:
+        """Claim blocks until together they fill a call of the network."""
+        n_versions, lease = len(self._supplies), self.station.options.lease
+        wanted = self.station.options.batch_size * n_versions
+        claims: list[Claim] = []
+        while sum(claim.n for claim in claims) < wanted:
+            more = jobs.claim(
+                session,
+                self.station.worker_id,
+                list(self._supplies),
+                n_versions,
+                cutout_set_ids=list(self._sets),
+                lease=lease,
+            )
+            if not more:
+                break
+            claims += more
+        return claims
+
+    def _claim_again(self, session: Session) -> list[Claim]:
+        return jobs.claim_again(
+            session,
+            self.station.worker_id,
+            list(self._supplies),
+            cutout_set_ids=list(self._sets),
+            lease=self.station.options.lease,
+        )
+
+    def _load(self, claims: Sequence[Claim]) -> Iterator[Batch | Failure]:
+        try:
+            parts = self.station.database.do(
+                lambda session: batches.find_parts(session, claims, self._supplies)
+            )
+            yield from batches.load(parts, self._sets, self.station.root)
+        except Exception as error:
+            if is_away(error):
+                raise
+            yield Failure(claims, error_text(error))
+
+    def _is_finished(self) -> bool:
+        if not self.station.options.until_idle or len(self.station.held):
+            return False
+        return self._seconds_until_due() is None
+
+    def _seconds_until_due(self) -> float | None:
+        return self.station.database.do(
+            lambda session: jobs.seconds_until_due(session, list(self._supplies), list(self._sets))
+        )
+
+    def _idle(self) -> None:
+        """Wait for our own claims to end, else for news, a pause or the next job that falls due."""
+        if len(self.station.held):
+            self.station.held.wait(STEP)
+            return
+        due = self._seconds_until_due()
+        end = time.monotonic() + min(self._pause, LONGEST_PAUSE if due is None else max(due, 0.05))
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        while (left := end - time.monotonic()) > 0 and not self.station.stop.is_set():
+            if self._is_woken(min(left, STEP)):
+                self._pause = FIRST_PAUSE
+                return
+
+    def _has_weights(self, version: ModelVersion) -> bool:
+        for card in self.station.cards(version.annotator):
+            if (card.name, card.sha256) == (version.name, version.weights_sha256):
+                return True
+        if version.id not in self._strangers:
+            self._strangers.add(version.id)
+            log.warning(
+                "annotator=%s version=%s is current, but this worker has no weights for it: "
+                "bring it to the version of Skygloss that has",
+                version.annotator,
+                version.name,
+            )
+        return False
+
+    def _listen(self) -> None:
+        """Listen before looking, so that nothing slips in between."""
+        if self._bell is None:
+            self._bell = self.station.database.listen()
+
+    def _is_woken(self, seconds: float) -> bool:
+        try:
+            return self._bell is not None and jobs.wait(self._bell, seconds)
+        except Exception as error:
+            if not is_away(error):
+                raise
+            self._hang_up()
+            return True
+
+    def _hang_up(self) -> None:
+        if self._bell is not None:
+            self._bell.invalidate()
+            self._bell.close()
+            self._bell = None

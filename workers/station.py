@@ -1,0 +1,76 @@
+"""What the threads of one worker share: its options, its database, its claims, when to stop."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from db.jobs import BACK_OFF, LEASE, Claim
+from models.registry import Card
+from workers.annotators.base import Annotator, Columns
+from workers.batches import Batch
+from workers.database import Database
+from workers.held import Held
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a worker works."""
+
+    batch_size: int = 64  # sources per call of the network
+    precision: str = "float32"
+    lease: float = LEASE  # seconds
+    back_off: float = BACK_OFF  # seconds before a failed job is tried again
+    until_idle: bool = False  # stop when nothing is left, rather than wait for more
+    catalog_id: int | None = None  # only this catalog
+
+
+@dataclass
+class Station:
+    """See the module."""
+
+    database: Database
+    root: Path  # the pixel store
+    annotators: dict[str, type[Annotator]]  # by name
+    cards: Callable[[str], Sequence[Card]]  # of an annotator, by its name
+    options: Options
+    stop: threading.Event  # set when no new batch is to be begun
+    worker_id: int = 0
+    held: Held = field(default_factory=Held)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An annotator with the weights of one version, and the run it makes."""
+
+    annotator: Annotator
+    version: str
+    run_id: int
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A batch with what its annotator said."""
+
+    batch: Batch
+    by: Loaded
+    columns: Columns
+    seconds: float  # of computing
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Claims that an error ended, and the error."""
+
+    claims: Sequence[Claim]
+    error: str
+
+
+@dataclass(frozen=True)
+class Unbegun:
+    """Claims to be given back untouched."""
+
+    claims: Sequence[Claim]
+
+
+Outcome = Annotated | Failure | Unbegun

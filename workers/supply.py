@@ -1,0 +1,79 @@
+"""Which cutout sets serve which model version, and the jobs that follow from it.
+
+A source that several sets of a catalog show is annotated once, from the set that fits best; sets
+that fit less well are used for the sources that only they show. A catalog with no set that serves
+gets failed jobs that say what was wanted and what is there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.tables import CutoutSet, ModelVersion
+from workers.annotators.base import Annotator
+
+
+@dataclass(frozen=True)
+class Supply:
+    """The sets that serve one model version, each with the sets that are preferred to it."""
+
+    version: ModelVersion
+    annotator: type[Annotator]
+    better: Mapping[int, tuple[int, ...]]  # by id of the set
+    unused: Sequence[int] = ()  # sets that do not serve, of catalogs with one that does
+    refused: Mapping[int, str] = field(default_factory=dict)  # error by id of the set
+
+    @property
+    def set_ids(self) -> list[int]:
+        """The sets that serve."""
+        return list(self.better)
+
+
+def cutout_sets(session: Session, catalog_id: int | None = None) -> Sequence[CutoutSet]:
+    """Return the cutout sets, of one catalog or of all, those of a catalog side by side."""
+    wanted = [] if catalog_id is None else [CutoutSet.catalog_id == catalog_id]
+    return session.scalars(
+        sa.select(CutoutSet).where(*wanted).order_by(CutoutSet.catalog_id, CutoutSet.id)
+    ).all()
+
+
+def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[CutoutSet]) -> Supply:
+    """Rank the sets of each catalog for an annotator, and refuse those of catalogs without any."""
+    better: dict[int, tuple[int, ...]] = {}
+    unused: list[int] = []
+    refused: dict[int, str] = {}
+    for _, members in groupby(sets, key=lambda cutout_set: cutout_set.catalog_id):
+        of_catalog = list(members)
+        problems = {s.id: annotator.inputs.mismatch(s) for s in of_catalog}
+        serving = [s for s in of_catalog if problems[s.id] is None]
+        serving.sort(key=lambda s: (annotator.inputs.misfit(s), s.id))
+        ranked = tuple(s.id for s in serving)
+        better |= {set_id: ranked[:rank] for rank, set_id in enumerate(ranked)}
+        if serving:
+            unused += [set_id for set_id in problems if set_id not in ranked]
+        else:
+            refused |= dict.fromkeys(problems, _refusal(annotator, of_catalog, problems))
+    return Supply(version, annotator, better, unused, refused)
+
+
+def enqueue(session: Session, supply: Supply) -> int:
+    """Make the jobs that are missing; how many."""
+    version_id = supply.version.id
+    jobs.accept(session, version_id, [*supply.set_ids, *supply.unused])
+    for set_id, error in supply.refused.items():
+        jobs.refuse(session, version_id, [set_id], error)
+    return jobs.enqueue(session, version_id, supply.set_ids)
+
+
+def _refusal(
+    annotator: type[Annotator], sets: Sequence[CutoutSet], problems: Mapping[int, str | None]
+) -> str:
+    found = "; ".join(f"{s.name!r}: {problems[s.id]}" for s in sets)
+    return (
+        f"{annotator.name} wants {annotator.inputs}, and no cutout set of this catalog serves: "
+        f"{found}. Ingest cutouts that do (skygloss ingest cutouts)"
+    )
