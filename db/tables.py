@@ -94,6 +94,11 @@ class CatalogFile(Base):
     n_rejected: Mapped[int] = mapped_column(
         BigInteger, server_default="0", comment="Rows rejected, listed in rejection"
     )
+    source_id_before: Mapped[int] = mapped_column(
+        BigInteger,
+        server_default="0",
+        comment="Largest source id when reading began: this file added only larger ones",
+    )
     started_at: Mapped[datetime] = _now("When reading began")
     finished_at: Mapped[datetime | None] = mapped_column(comment="When the last row was committed")
 

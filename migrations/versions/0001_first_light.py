@@ -170,6 +170,13 @@ def upgrade() -> None:
             comment="Rows rejected, listed in rejection",
         ),
         sa.Column(
+            "source_id_before",
+            sa.BigInteger(),
+            server_default="0",
+            nullable=False,
+            comment="Largest source id when reading began: this file added only larger ones",
+        ),
+        sa.Column(
             "started_at",
             sa.DateTime(timezone=True),
             server_default=sa.text("now()"),

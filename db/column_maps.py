@@ -1,0 +1,567 @@
+"""Column maps: which columns of a survey's table become which columns of `source`, and how.
+
+A map is data (`db/surveys/*.toml`, or a user's own file; the vocabulary is in `docs/catalogs.md`).
+Bound to the columns of one file it turns chunks into rows for `source`, with a reason for every
+row that cannot become one. Reading files and writing to the database are done elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Text
+
+from db import sky
+from db.catalog_readers import CatalogError, Chunk, ColumnInfo
+from db.tables import Source
+
+NOT_FROM_MAPS = ("id", "catalog_id", "survey_id", "ra", "dec", "healpix", "extra")
+TARGETS = {c.name: c for c in Source.__table__.columns if c.name not in NOT_FROM_MAPS}
+TO_DEGREES = {"deg": 1.0, "hour": 15.0, "rad": float(np.degrees(1))}
+FILE_UNITS = {"deg": "deg", "degree": "deg", "degrees": "deg", "rad": "rad", "radian": "rad"}
+FILE_UNITS |= {"radians": "rad", "h": "hour", "hr": "hour", "hour": "hour", "hourangle": "hour"}
+LN10_FACTOR = 2.5 / np.log(10)  # error of a magnitude per relative error of the flux
+LONGEST_IDENTIFIER = 500  # bytes
+SECTIONS = (
+    *("survey", "title", "release", "notes", "detect", "missing", "require", "keep", "drop"),
+    *("position", "identifier", "columns"),
+)
+
+Floats = NDArray[np.float64]
+Get = Callable[[str], Any]
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one kind of derived value is computed.
+
+    `compute(get, options)` receives `get(role)` for the values of a named input, NaN where
+    missing, and the remaining options.
+    """
+
+    compute: Callable[[Get, Options], Any]
+    inputs: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """A target column bound to the columns of a file."""
+
+    target: str
+    rule: str
+    inputs: dict[str, list[list[str]]]  # role -> references -> alternatives present in the file
+    options: dict[str, Any]
+
+
+@dataclass
+class Rows:
+    """What a chunk became; rows with a reason are not usable.
+
+    Attributes
+    ----------
+    survey_id : ndarray of bytes, shape (n,)
+    ra, dec : ndarray of float64, shape (n,), [deg]
+    healpix : ndarray of int64, shape (n,)
+    values : dict of str to ndarray, shape (n,)
+        By column of `source`: masked where null.
+    extra : dict of str to ndarray
+        Columns for `source.extra`, by key.
+    reasons : dict of int to str
+        By row of the chunk: why it cannot become a source.
+    """
+
+    survey_id: NDArray[np.bytes_]
+    ra: Floats
+    dec: Floats
+    healpix: NDArray[np.int64]
+    values: dict[str, np.ma.MaskedArray]
+    extra: dict[str, NDArray[Any]]
+    reasons: dict[int, str] = field(default_factory=dict)
+
+
+def shipped() -> dict[str, dict[str, Any]]:
+    """Return the maps that come with Skygloss, by survey."""
+    folder = resources.files("db") / "surveys"
+    files = [file for file in folder.iterdir() if file.name.endswith(".toml")]
+    maps = [tomllib.loads(file.read_text(encoding="utf-8")) for file in files]
+    return {m["survey"]: m for m in sorted(maps, key=lambda m: str(m["survey"]))}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read and check a user's own map.
+
+    Raises
+    ------
+    CatalogError
+        It is not TOML, or says something that the vocabulary does not know.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CatalogError(f"{path}: not a column map in TOML ({error})") from error
+    data.setdefault("survey", path.stem)
+    check(data)
+    return data
+
+
+def named(survey: str) -> dict[str, Any]:
+    """Return the shipped map of a survey."""
+    maps = shipped()
+    if survey not in maps:
+        raise CatalogError(f"No column map is called {survey!r}; there are {', '.join(maps)}.")
+    return maps[survey]
+
+
+def detect(columns: Sequence[ColumnInfo]) -> dict[str, Any]:
+    """Return the shipped map whose telltale columns the file has, `generic` failing that."""
+    present = {c.name.lower() for c in columns}
+    maps = shipped()
+    for survey, data in maps.items():
+        if any(set(telltale) <= present for telltale in data.get("detect", [])):
+            return maps[survey]
+    return maps["generic"]
+
+
+def check(data: Mapping[str, Any]) -> None:
+    """Raise CatalogError if a map uses words outside the vocabulary, or lacks a position."""
+    where = f"column map {data.get('survey', '?')!r}"
+    _known(where, data, SECTIONS)
+    for section, needed in (("position", ("ra", "dec")), ("identifier", ("columns",))):
+        if not all(key in data.get(section, {}) for key in needed):
+            raise CatalogError(f"{where}: section [{section}] must give {' and '.join(needed)}")
+    _known(f"{where}, [position]", data["position"], ("ra", "dec", "unit"))
+    _known(f"{where}, [identifier]", data["identifier"], ("columns", "separator"))
+    unit = data["position"].get("unit", "deg")
+    if unit not in TO_DEGREES:
+        raise CatalogError(f"{where}: position unit {unit!r} is none of {', '.join(TO_DEGREES)}")
+    for target, entry in data.get("columns", {}).items():
+        _check_entry(f"{where}, columns.{target}", target, _spelled_out(entry))
+
+
+def _check_entry(where: str, target: str, entry: Mapping[str, Any]) -> None:
+    if target not in TARGETS:
+        raise CatalogError(f"{where}: no such column of source; there are {', '.join(TARGETS)}")
+    name = entry["rule"]
+    if name not in RULES:
+        raise CatalogError(f"{where}: rule {name!r} is none of {', '.join(RULES)}")
+    rule = RULES[name]
+    common = ("rule", "missing", "between")
+    _known(where, entry, (*common, *rule.inputs, *rule.optional, *rule.options))
+    lacking = [key for key in rule.inputs if key not in entry]
+    if lacking:
+        raise CatalogError(f"{where}: rule {name!r} also needs {', '.join(lacking)}")
+
+
+def _known(where: str, given: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    unknown = [key for key in given if key not in allowed]
+    if unknown:
+        raise CatalogError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(allowed)}")
+
+
+def _spelled_out(entry: Any) -> dict[str, Any]:
+    """A bare column name, or a list of them, is short for the rule `column`."""
+    if isinstance(entry, dict):
+        return {"rule": "column", **entry}
+    return {"rule": "column", "column": entry}
+
+
+class BoundMap:
+    """A column map applied to the columns of one file.
+
+    Attributes
+    ----------
+    data : dict
+        The map.
+    derivations : list of Derivation
+        What will be filled in.
+    absent : dict of str to str
+        What will not be, by column of `source`, and why.
+    warnings : list of str
+        What is computed with less than the map asks for.
+    extra : dict of str to str
+        Columns of the file kept in `source.extra`, by key.
+    dropped : list of str
+        Columns of the file that go nowhere.
+
+    Raises
+    ------
+    CatalogError
+        The file lacks a position or an identifier.
+    """
+
+    def __init__(
+        self, data: Mapping[str, Any], columns: Sequence[ColumnInfo], drop: Sequence[str] = ()
+    ) -> None:
+        self.data = data
+        self._by_name = {c.name.lower(): c for c in reversed(columns)}
+        self._used: set[str] = set()
+        self.absent: dict[str, str] = {}
+        self.warnings: list[str] = []
+        self.ra = self._required("right ascension", data["position"]["ra"])
+        self.dec = self._required("declination", data["position"]["dec"])
+        self.units = [self._unit(self.ra[0]), self._unit(self.dec[0])]
+        self.identifier = self._identifier()
+        self._used.update([*self.ra, *self.dec, *self.identifier])
+        self.requirements = {
+            self._by_name[name.lower()].name: wanted
+            for name, wanted in data.get("require", {}).items()
+            if name.lower() in self._by_name
+        }
+        entries = ((t, _spelled_out(e)) for t, e in data.get("columns", {}).items())
+        bound = [self._derivation(target, entry) for target, entry in entries]
+        self.derivations = [d for d in bound if d is not None]
+        self._sort_out_the_rest([c.name for c in columns], [*data.get("drop", []), *drop])
+
+    def apply(self, chunk: Chunk) -> Rows:
+        """Compute the rows of a chunk."""
+        ra = self._numbers(chunk, self.ra, ()) * TO_DEGREES[self.units[0]]
+        dec = self._numbers(chunk, self.dec, ()) * TO_DEGREES[self.units[1]]
+        survey_id = self._identifiers(chunk)
+        reasons = self._reasons(chunk, survey_id, ra, dec)
+        usable = np.ones(chunk.n_rows, dtype=bool)
+        usable[list(reasons)] = False
+        ra, dec = np.where(usable, ra, 0) % 360, np.where(usable, dec, 0)
+        ra[ra == 360] = 0  # what a tiny negative number is, modulo 360
+        values = {d.target: self._derive(chunk, d) for d in self.derivations}
+        extra = {key: chunk.columns[name] for key, name in self.extra.items()}
+        return Rows(survey_id, ra, dec, sky.healpix(ra, dec), values, extra, reasons)
+
+    def _required(self, what: str, reference: Any) -> list[str]:
+        found = self._resolve(reference)
+        if not found:
+            raise CatalogError(
+                f"No {what}: map {self.data['survey']!r} expected a column called "
+                f"{' or '.join(_references(reference))} (in any case); the file has "
+                f"{', '.join(c.name for c in self._by_name.values())}. Name it in a column map of "
+                "your own (--map, see docs/catalogs.md)."
+            )
+        return found
+
+    def _identifier(self) -> list[str]:
+        wanted = self.data["identifier"]["columns"]
+        return [self._required("identifier", reference)[0] for reference in wanted]
+
+    def _unit(self, reference: str) -> str:
+        """Unit of a position: the map's word, else the file's, else degrees."""
+        told = self.data["position"].get("unit")
+        info = self._by_name[_column_of(reference).lower()]
+        return told or FILE_UNITS.get(info.unit.lower(), "deg")
+
+    def _resolve(self, reference: Any) -> list[str]:
+        """The alternatives of a reference that the file has, spelled as in the file."""
+        found = []
+        for name in _references(reference):
+            info = self._by_name.get(_column_of(name).lower())
+            if info is not None:
+                element = name[len(_column_of(name)) :]
+                found.append(info.name + element)
+        return found
+
+    def _derivation(self, target: str, entry: dict[str, Any]) -> Derivation | None:
+        rule = RULES[entry["rule"]]
+        inputs: dict[str, list[list[str]]] = {}
+        for role in (*rule.inputs, *rule.optional):
+            if role not in entry:
+                continue
+            references = entry[role] if role == "columns" else [entry[role]]
+            found = [r for r in map(self._resolve, references) if r]
+            if found:
+                inputs[role] = found
+            elif role in rule.inputs:
+                names = ", ".join(name for r in references for name in _references(r))
+                self.absent[target] = f"the file has no column {names}"
+                return None
+            else:
+                names = " or ".join(_references(entry[role]))
+                self.warnings.append(f"{target}: without {role}, the file has no column {names}")
+        self._used.update(name for references in inputs.values() for r in references for name in r)
+        taken = (*rule.inputs, *rule.optional, "rule")
+        options = {key: value for key, value in entry.items() if key not in taken}
+        return Derivation(target, entry["rule"], inputs, options)
+
+    def _sort_out_the_rest(self, names: Sequence[str], drop: Sequence[str]) -> None:
+        keep = self.data.get("keep", [])
+        self.extra: dict[str, str] = {}
+        self.dropped: list[str] = []
+        for name in names:
+            key = name.lower()
+            if _matches(key, drop):
+                if name not in self._used:
+                    self.dropped.append(name)
+            elif name not in self._used or _matches(key, keep):
+                self.extra[key if key not in self.extra else name] = name
+
+    def _numbers(self, chunk: Chunk, alternatives: Sequence[str], missing: Sequence[float]) -> Any:
+        """Values of a reference, row by row of the first alternative that has one."""
+        sentinels = [*self.data.get("missing", []), *missing]
+        result: Floats | None = None
+        for name in alternatives:
+            values = _as_floats(_element(chunk, name))
+            for sentinel in sentinels:
+                values[values == sentinel] = np.nan
+            result = values if result is None else np.where(np.isnan(result), values, result)
+        return result
+
+    def _derive(self, chunk: Chunk, derivation: Derivation) -> np.ma.MaskedArray:
+        options = derivation.options
+        target = TARGETS[derivation.target]
+        if isinstance(target.type, Text):
+            return self._text(chunk, derivation)
+
+        def get(role: str) -> Any:
+            if role not in derivation.inputs:
+                return None
+            missing = options.get("missing", [])
+            columns = [self._numbers(chunk, names, missing) for names in derivation.inputs[role]]
+            return columns if role == "columns" else columns[0]
+
+        with np.errstate(all="ignore"):
+            values = np.broadcast_to(RULES[derivation.rule].compute(get, options), chunk.n_rows)
+            low, high = options.get("between", (-np.inf, np.inf))
+            return _fitted(np.where((values >= low) & (values <= high), values, np.nan), target)
+
+    def _text(self, chunk: Chunk, derivation: Derivation) -> np.ma.MaskedArray:
+        if "column" not in derivation.inputs:
+            given = np.full(chunk.n_rows, str(derivation.options["value"]).encode())
+        else:
+            given = _as_bytes(_element(chunk, derivation.inputs["column"][0][0]))
+        words = derivation.options.get("values", {})
+        if words:
+            distinct, which = np.unique(given, return_inverse=True)
+            renamed = [words.get(v.decode("utf-8", "replace"), "").encode() for v in distinct]
+            given = np.array([r or v for r, v in zip(renamed, distinct, strict=True)])[which]
+        return np.ma.MaskedArray(given, given == b"")
+
+    def _identifiers(self, chunk: Chunk) -> NDArray[np.bytes_]:
+        """Identifiers as text, columns joined; empty where one is missing."""
+        parts = [_as_bytes(chunk.columns[name]) for name in self.identifier]
+        separator = self.data["identifier"].get("separator", "_").encode()
+        joined = parts[0]
+        lacking = joined == b""
+        for part in parts[1:]:
+            joined = np.strings.add(np.strings.add(joined, separator), part)
+            lacking |= part == b""
+        return np.where(lacking, b"", joined)
+
+    def _reasons(
+        self, chunk: Chunk, survey_id: NDArray[np.bytes_], ra: Floats, dec: Floats
+    ) -> dict[int, str]:
+        """Why rows cannot become sources; the first reason found stays."""
+        reasons = dict(chunk.broken)
+
+        def reject(rows: NDArray[np.bool_], say: Callable[[int], str]) -> None:
+            for i in np.flatnonzero(rows).tolist():
+                reasons.setdefault(i, say(i))
+
+        for name, wanted in self.requirements.items():
+            values = _as_floats(chunk.columns[name])
+            complaint = f"{name} is not {wanted}"
+            reject(values != wanted, lambda i, complaint=complaint: complaint)  # type: ignore[misc]
+        reject(survey_id == b"", lambda i: "missing identifier")
+        too_long = np.strings.str_len(survey_id) > LONGEST_IDENTIFIER
+        reject(too_long, lambda i: f"identifier longer than {LONGEST_IDENTIFIER} bytes")
+        reject(np.isnan(ra) | np.isnan(dec), lambda i: "missing position")
+        reject(np.isinf(ra) | np.isinf(dec), lambda i: "position not finite")
+        reject(~((ra >= -180) & (ra <= 360)), lambda i: f"right ascension out of range: {ra[i]:g}")
+        reject(~((dec >= -90) & (dec <= 90)), lambda i: f"declination out of range: {dec[i]:g}")
+        repeated = np.ones(chunk.n_rows, dtype=bool)
+        good = np.setdiff1d(np.arange(chunk.n_rows), list(reasons))
+        repeated[good[np.unique(survey_id[good], return_index=True)[1]]] = False
+        reject(repeated, lambda i: "identifier repeated in this file")
+        return reasons
+
+
+def _references(reference: Any) -> list[str]:
+    return [reference] if isinstance(reference, str) else list(reference)
+
+
+def _column_of(reference: str) -> str:
+    """`elpetro_nmgy[4]` refers to an element of the column `elpetro_nmgy`."""
+    return re.sub(r"\[\d+\]$", "", reference)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern.lower()) for pattern in patterns)
+
+
+def _element(chunk: Chunk, reference: str) -> NDArray[Any]:
+    name = _column_of(reference)
+    values = chunk.columns[name]
+    if name == reference:
+        return values
+    element = int(reference[len(name) + 1 : -1])
+    if values.dtype == object:
+        return np.array([v[element] if v and len(v) > element else np.nan for v in values])
+    if values.ndim < 2 or values.shape[1] <= element:
+        raise CatalogError(
+            f"Column {name} has {values.shape[1:] or 'single'} values per row; the map wants "
+            f"element {element}"
+        )
+    return values[:, element]
+
+
+def _as_floats(values: NDArray[Any]) -> Floats:
+    """Numbers as float64, NaN where masked or not a number."""
+    if values.ndim != 1:
+        raise CatalogError("A column with several values per row needs an element: name[0]")
+    data = np.ma.getdata(values)
+    if data.dtype.kind in "OSU":
+        numbers = np.array([_as_float(v) for v in data.tolist()])
+    else:
+        numbers = data.astype(np.float64)
+    mask = np.ma.getmaskarray(values)
+    if mask.any():
+        numbers[mask] = np.nan
+    return numbers
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _as_bytes(values: NDArray[Any]) -> NDArray[np.bytes_]:
+    """Values as stripped UTF-8 text, empty where missing; whole numbers without a point."""
+    data = np.ma.getdata(values)
+    if data.dtype.kind == "f":
+        whole = np.isfinite(data) & (data == np.trunc(data)) & (np.abs(data) < 2**53)
+        text = [str(int(v) if w else v) for v, w in zip(data.tolist(), whole, strict=True)]
+        result = np.array(text, dtype=bytes)
+        result[np.isnan(data)] = b""
+    elif data.dtype.kind == "S":
+        result = _clean(data)
+    elif data.dtype.kind in "OU":
+        texts = [b"" if v is None else str(v).encode() for v in data.tolist()]
+        result = np.array([t.replace(b"\0", b"") for t in texts], dtype=bytes)
+    else:
+        result = data.astype(bytes)
+    return np.where(np.ma.getmaskarray(values), b"", np.strings.strip(result))
+
+
+def _clean(texts: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+    """Text as it should be: ended by a NUL, in UTF-8 (where it is not ASCII, it is Latin-1)."""
+    codes = np.ascontiguousarray(texts).view(np.uint8).reshape(len(texts), -1)
+    if not ((codes > 127).any() or ((codes[:, :-1] == 0) & (codes[:, 1:] != 0)).any()):
+        return texts
+    ended = [text.split(b"\0")[0].decode("latin-1").encode() for text in texts.tolist()]
+    return np.array(ended, dtype=bytes)
+
+
+def _fitted(values: Floats, target: Any) -> np.ma.MaskedArray:
+    """Values in the type of a column of `source`; null where NaN, infinite or too large."""
+    kind = np.dtype(
+        {"REAL": "f4", "DOUBLE_PRECISION": "f8", "DOUBLE": "f8", "SMALLINT": "i2", "INTEGER": "i4"}[
+            target.type.__visit_name__.upper()
+        ]
+    )
+    if kind.kind == "f":
+        with np.errstate(over="ignore"):
+            converted = values.astype(kind)
+        return np.ma.MaskedArray(converted, ~np.isfinite(converted))
+    limits = np.iinfo(kind)
+    fits = (values >= limits.min) & (values <= limits.max)
+    return np.ma.MaskedArray(np.where(fits, values, 0).astype(kind), ~fits)
+
+
+def _column(get: Get, options: Options) -> Floats:
+    scaled: Floats = get("column") * options.get("scale", 1.0)
+    return scaled
+
+
+def _constant(get: Get, options: Options) -> float:
+    return float(options["value"])
+
+
+def _magnitude(get: Get, options: Options) -> Floats:
+    return get("mag") - _extinction(get, options) + options.get("ab_offset", 0.0)
+
+
+def _flux(get: Get, options: Options) -> Floats:
+    """AB magnitude zero_point - 2.5 log10(flux / transmission) - extinction; NaN for flux <= 0."""
+    transmission = get("transmission")
+    flux = get("flux") if transmission is None else get("flux") / transmission
+    flux = np.where(flux > 0, flux, np.nan)
+    return options["zero_point"] - 2.5 * np.log10(flux) - _extinction(get, options)
+
+
+def _flux_error(get: Get, options: Options) -> Floats:
+    """Error of a magnitude, 1.0857 error / flux."""
+    flux = np.where(get("flux") > 0, get("flux"), np.nan)
+    return np.where(get("error") > 0, LN10_FACTOR * get("error") / flux, np.nan)
+
+
+def _flux_ivar_error(get: Get, options: Options) -> Floats:
+    """Error of a magnitude, 1.0857 / (flux sqrt(ivar)); an inverse variance of 0 is no error."""
+    flux = np.where(get("flux") > 0, get("flux"), np.nan)
+    return LN10_FACTOR * _ivar_error(get, options) / flux
+
+
+def _ivar_error(get: Get, options: Options) -> Floats:
+    ivar = get("ivar")
+    return 1 / np.sqrt(np.where(ivar > 0, ivar, np.nan))
+
+
+def _extinction(get: Get, options: Options) -> Any:
+    extinction = get("extinction")
+    return 0.0 if extinction is None else extinction * options.get("extinction_factor", 1.0)
+
+
+def _smallest(get: Get, options: Options) -> Floats:
+    return np.fmin.reduce(get("columns"))
+
+
+def _largest(get: Get, options: Options) -> Floats:
+    return np.fmax.reduce(get("columns"))
+
+
+def _bits(get: Get, options: Options) -> Floats:
+    """Bitwise or; NaN where every column is missing."""
+    columns = get("columns")
+    bits = [np.where(np.isfinite(c), c, 0).astype(np.int64) for c in columns]
+    known = np.any(np.isfinite(columns), axis=0)
+    return np.where(known, np.bitwise_or.reduce(bits), np.nan)
+
+
+def _axis_ratio(get: Get, options: Options) -> Floats:
+    """b/a = (1 - |e|) / (1 + |e|) of the Legacy Surveys' ellipticity components."""
+    e = np.hypot(get("e1"), get("e2"))
+    return (1 - e) / (1 + e)
+
+
+def _position_angle(get: Get, options: Options) -> Floats:
+    """Half the angle of (e1, e2), from 0 to 180 degrees east of north; NaN where round."""
+    e1, e2 = get("e1"), get("e2")
+    angle = np.degrees(np.arctan2(e2, e1)) / 2 % 180
+    return np.where((e1 == 0) & (e2 == 0), np.nan, angle)
+
+
+RULES = {
+    "column": Rule(_column, ("column",), options=("scale", "values")),
+    "constant": Rule(_constant, (), options=("value",)),
+    "magnitude": Rule(_magnitude, ("mag",), ("extinction",), ("extinction_factor", "ab_offset")),
+    "flux": Rule(
+        _flux, ("flux",), ("transmission", "extinction"), ("zero_point", "extinction_factor")
+    ),
+    "flux_error": Rule(_flux_error, ("flux", "error")),
+    "flux_ivar_error": Rule(_flux_ivar_error, ("flux", "ivar")),
+    "ivar_error": Rule(_ivar_error, ("ivar",)),
+    "smallest": Rule(_smallest, ("columns",)),
+    "largest": Rule(_largest, ("columns",)),
+    "bits": Rule(_bits, ("columns",)),
+    "axis_ratio": Rule(_axis_ratio, ("e1", "e2")),
+    "position_angle": Rule(_position_angle, ("e1", "e2")),
+}

@@ -1,0 +1,59 @@
+"""What the commands of `db` share: the database with a readable error, a progress bar, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from sqlalchemy import Engine
+
+from db import schema
+from db.engine import create_engine
+
+
+def open_database() -> Engine:
+    """Return an engine for a database at the migration this code expects."""
+    engine = create_engine()
+    schema.check(engine)
+    return engine
+
+
+def emit(report: Any) -> None:
+    """Print a report for machines."""
+    click.echo(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+
+
+@contextmanager
+def friendly_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors that explain themselves into a message and exit code 1."""
+    try:
+        yield
+    except kinds as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr; yields a function that takes the number of further items done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda n: progress.advance(task, n)
