@@ -6,6 +6,7 @@ Knows no network's layers (the modules of the networks do) and no database.
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -83,6 +84,29 @@ def find(annotator: str, name: str | None = None, path: Path = CARDS) -> Card:
             return found
     names = ", ".join(found.name for found in known) or "none"
     raise ValueError(f"no version {name or '(current)'} of {annotator!r}; known: {names}")
+
+
+def seen_path(weights: Path) -> Path:
+    """Where the fingerprints of the pictures a network was trained on are listed."""
+    return weights.with_name(weights.name.removesuffix(".weights.h5") + ".seen.txt")
+
+
+def to_toml(card: Card) -> str:
+    """The card as a [[version]] table of weights.toml."""
+    plain = {key: value for key, value in card.as_dict().items() if not isinstance(value, dict)}
+    tables = {key: value for key, value in card.as_dict().items() if isinstance(value, dict)}
+    lines = ["[[version]]", *(f"{key} = {_toml(value)}" for key, value in plain.items())]
+    for key, table in tables.items():
+        lines += ["", f"[version.{key}]"]
+        lines += [f"{name} = {_toml(value)}" for name, value in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """One value; the strings of JSON are strings of TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def sha256(path: Path) -> str:

@@ -180,6 +180,33 @@ def brier(is_shred: ArrayLike, p_shred: ArrayLike) -> float:
     return float(np.mean((np.asarray(p_shred, float) - np.asarray(is_shred, float)) ** 2))
 
 
+def log_odds(p_shred: ArrayLike) -> NDArray[np.float64]:
+    """Logarithm of the odds of a probability, which is kept away from 0 and 1 by 1e-6."""
+    p = np.clip(np.asarray(p_shred, float), 1e-6, 1 - 1e-6)
+    return np.log(p / (1 - p))
+
+
+def fit_calibration(is_shred: ArrayLike, p_shred: ArrayLike) -> tuple[float, float]:
+    """Temperature and offset that calibrate probabilities best, to be used on other sources.
+
+    The calibrated log odds are `(log odds + offset) / temperature`.
+
+    References
+    ----------
+    Platt (1999), Advances in Large Margin Classifiers, 61.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=100).fit(log_odds(p_shred)[:, None], np.asarray(is_shred, bool))
+    slope = max(float(fitted.coef_[0, 0]), 1e-3)
+    return 1 / slope, float(fitted.intercept_[0]) / slope
+
+
+def calibrated(p_shred: ArrayLike, temperature: float, offset: float) -> NDArray[np.float64]:
+    """Probabilities after a calibration from `fit_calibration`."""
+    return 1 / (1 + np.exp(-(log_odds(p_shred) + offset) / temperature))
+
+
 METRICS: dict[str, Metric] = {
     "auc": auc,
     "accuracy": accuracy,

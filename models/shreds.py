@@ -108,7 +108,9 @@ def plain(width: int = 32) -> keras.Model:
     return keras.Model(picture, p, name="plain")
 
 
-def polar(members: int = 3, width: int = 20, temperature: float = 1.0) -> keras.Model:
+def polar(
+    members: int = 3, width: int = 20, temperature: float = 1.0, offset: float = 0.0
+) -> keras.Model:
     """The network that ships: it looks outward from the source, as a person would.
 
     What makes a shred is that the light around it belongs to a brighter nucleus somewhere else.
@@ -122,15 +124,18 @@ def polar(members: int = 3, width: int = 20, temperature: float = 1.0) -> keras.
         Networks of different seeds whose log odds are averaged, each over four views.
     width : int
         Filters of the first layer.
-    temperature : float
-        The log odds are divided by it, so that probabilities are calibrated.
+    temperature, offset : float
+        The probability is that of the log odds `(mean + offset) / temperature`; both were fitted
+        on unseen sources (`scores.fit_calibration`), since training balances the classes.
     """
     picture = keras.Input((SIZE, SIZE, 3), name="picture")
     rings = polar_picture(picture)
     views = Views(name="views")(rings)  # (4 n, 32, 64, 4)
     each = [polar_member(width, name=f"member_{k}")(views) for k in range(members)]
     logit = MeanOfViews(name="mean_of_views")(ops.mean(ops.stack(each), axis=0))  # (n, 1)
-    p = layers.Activation("sigmoid", dtype="float32", name="probability")(logit / temperature)
+    p = layers.Activation("sigmoid", dtype="float32", name="probability")(
+        (logit + offset) / temperature
+    )
     return keras.Model(picture, p, name="polar")
 
 

@@ -5,16 +5,18 @@ Every random choice follows from the seed. Measuring what came out is `models.ev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from models import shreds
+from models import registry, shreds
 from models.labelled import Labelled, folds
 from models.training.recentre import Points, find_points, vary
 
@@ -41,7 +43,19 @@ class Preset:
     recentred_after: float = 0.25
     learning_rate: float = 2e-3
     temperature: float = 1.0
+    offset: float = 0.0
     early_stopping: int = 0  # rounds without a better validation loss; 0 trains to the end
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `shreds.build` is given."""
+        if self.architecture != "polar":
+            return {}
+        return {
+            "members": self.members,
+            "temperature": self.temperature,
+            "offset": self.offset,
+        }
 
 
 PRESETS = {
@@ -92,7 +106,7 @@ def train(
         model = shreds.build(preset.architecture)
         _fit(model, data, preset, seed, progress)
         return model
-    model = shreds.polar(members=preset.members, temperature=preset.temperature)
+    model = shreds.build("polar", **preset.options)
     for k in range(preset.members):
         keras.utils.set_random_seed(100 * seed + k)
         member = shreds.polar_member(name=f"member_{k}")
@@ -208,9 +222,32 @@ def _cross_entropy(is_shred: NDArray[np.bool_], p: NDArray[np.float32]) -> float
     return float(-np.mean(np.where(is_shred, np.log(p), np.log(1 - p))))
 
 
-def with_temperature(preset: Preset, temperature: float) -> Preset:
-    """The same recipe with another temperature."""
-    return replace(preset, temperature=temperature)
+def card(data: Labelled, preset: Preset, seed: int, weights: Path, day: str) -> registry.Card:
+    """The card of freshly trained weights; its metrics are left to cross-validation."""
+    decided = data.take(data.decided)
+    return registry.Card(
+        annotator="shreds",
+        name=f"{preset.architecture}.{day}",
+        weights=str(weights.resolve()),
+        sha256=registry.sha256(weights),
+        summary="Tells galaxies from shreds by one colour picture.",
+        inputs={
+            "bands": ["z", "r", "g"],
+            "size": shreds.SIZE,
+            "pixel_scale": shreds.PIXEL_SCALE,
+            "unit": "display",
+        },
+        preprocessing="Values 0 to 255 as pixels.to_rgb gives them; the network scales them.",
+        build=preset.options,
+        training={
+            "n_galaxies": int((~decided.is_shred).sum()),
+            "n_shreds": int(decided.is_shred.sum()),
+            "n_groups": len(np.unique(decided.group)),
+            "labels_sha256": data.sha256,
+            "seed": seed,
+            "recipe": json.dumps(asdict(preset)),
+        },
+    )
 
 
 def save_half(model: keras.Model, path: Path) -> None:

@@ -1,0 +1,155 @@
+"""The command groups `train` and `evaluate`: thin over `training` and `evaluation`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from models import registry
+
+if TYPE_CHECKING:
+    from models.evaluation.shreds import Evaluation
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+PRESETS = ("quick", "shipped", "published", "plain")
+
+
+@click.group()
+def train() -> None:
+    """Train a network from labelled cutouts."""
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure a network, or a selection, honestly."""
+
+
+@train.command("shreds")
+@click.option("--data", type=FOLDER, required=True, help="Folder with labels.csv and images/.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
+@click.option(
+    "--preset",
+    type=click.Choice(PRESETS),
+    default="shipped",
+    show_default=True,
+    help="quick: minutes, to try. published: the published network, best on a GPU.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--half", is_flag=True, help="Compute in bfloat16 (recent processors and GPUs).")
+def train_shreds(data: Path, out: Path, preset: str, seed: int, half: bool) -> None:
+    """Train a network that tells galaxies from shreds, on every decided label of a folder.
+
+    Writes the weights (float16), the pictures seen, and a card to paste into weights.toml.
+    """
+    with _explained():
+        from models.evaluation.shreds import write_fingerprints
+        from models.labelled import read_folder
+        from models.training import shreds as training
+
+        recipe = training.PRESETS[preset]
+        labelled = read_folder(data)
+        _compute_in(half)
+        with _progress("training", training.n_steps(recipe)) as step:
+            model = training.train(labelled, recipe, seed, step)
+        out.mkdir(parents=True, exist_ok=True)
+        weights = out / f"shreds-{recipe.architecture}.weights.h5"
+        training.save_half(model, weights)
+        write_fingerprints(labelled.rgb, registry.seen_path(weights))
+        card = training.card(labelled, recipe, seed, weights, f"{datetime.now(UTC):%Y-%m-%d}")
+        (out / "card.toml").write_text(registry.to_toml(card))
+    click.echo(f"Wrote {weights}, the pictures seen and card.toml beside it.")
+
+
+@evaluate.command("shreds")
+@click.option("--data", type=FOLDER, required=True, help="Folder with labels.csv and images/.")
+@click.option("--version", help="Model version to judge; by default the current one.")
+@click.option("--cards", type=click.Path(exists=True, path_type=Path), help="Another weights.toml.")
+@click.option("--cross-validate", is_flag=True, help="Train anew for every fold, and judge that.")
+@click.option("--folds", "n_folds", type=click.IntRange(2), default=5, show_default=True)
+@click.option("--preset", type=click.Choice(PRESETS), default="shipped", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--half", is_flag=True, help="Compute in bfloat16 (recent processors and GPUs).")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for plots and the page.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def evaluate_shreds(
+    data: Path,
+    version: str | None,
+    cards: Path | None,
+    cross_validate: bool,
+    n_folds: int,
+    preset: str,
+    seed: int,
+    half: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge shipped weights on labelled sources they have never seen, or a recipe by folds.
+
+    Sources a version was trained on are left out; if none remain, that is an error.
+    """
+    with _explained():
+        from models.evaluation import report, shreds
+        from models.labelled import read_folder
+        from models.training.shreds import PRESETS as RECIPES
+        from models.training.shreds import n_steps
+
+        labelled = read_folder(data)
+        if cross_validate:
+            _compute_in(half)
+            recipe = RECIPES[preset]
+            with _progress(f"{n_folds} folds", n_folds * n_steps(recipe)) as step:
+                found = shreds.cross_validate(
+                    labelled, recipe, preset, n_folds=n_folds, seed=seed, progress=step
+                )
+        else:
+            card = registry.find("shreds", version, cards or registry.CARDS)
+            found = shreds.evaluate_version(labelled, card)
+        if out:
+            shreds.write_numbers(found, out)
+            click.echo(f"Wrote {report.write(found, out)}", err=True)
+    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else _summary(found))
+
+
+def _summary(found: Evaluation) -> str:
+    lines = [found.title, found.protocol, f"{len(found.data)} sources", ""]
+    for opinion in found.opinions:
+        lines.append(opinion.name)
+        lines += [
+            f"  {name.replace('_', ' '):<18} {each.value:.4f}  ({each.low:.4f} to {each.high:.4f})"
+            for name, each in opinion.intervals.items()
+        ]
+    return "\n".join(lines)
+
+
+def _compute_in(half: bool) -> None:
+    if half:
+        import keras
+
+        keras.config.set_dtype_policy("mixed_bfloat16")
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; the hook advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn an expected error into one line and exit code 1."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, registry.ChecksumError) as error:
+        raise click.ClickException(str(error)) from error

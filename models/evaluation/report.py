@@ -1,0 +1,217 @@
+"""The evaluation as pictures and as one page that needs no other file, in light and in dark."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from models import scores
+from models.evaluation.shreds import Evaluation, Opinion
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#8a6fb0")  # told apart by any eye
+INK = {"light": "#1d2330", "dark": "#e4e8f0"}
+PAPER = {"light": "#ffffff", "dark": "#12161f"}
+N_MISTAKES = 24
+
+Plot = Callable[[Evaluation, str], Figure]
+
+
+def write(evaluation: Evaluation, folder: Path) -> Path:
+    """Write the plots (PNG, light and dark) and a page that holds them, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = []
+    for name, (plot, caption) in PLOTS.items():
+        images = {theme: _png(plot(evaluation, theme), theme) for theme in INK}
+        for theme, data in images.items():
+            (folder / f"{name}-{theme}.png").write_bytes(data)
+        sections.append(_figure(images, caption))
+    mistakes = _mistakes(evaluation)
+    if mistakes:
+        (folder / "mistakes.png").write_bytes(mistakes)
+        sections.append(_figure({"light": mistakes, "dark": mistakes}, MISTAKES))
+    page = folder / "report.html"
+    page.write_text(_page(evaluation, sections))
+    return page
+
+
+def roc_plot(evaluation: Evaluation, theme: str) -> Figure:
+    """Completeness against false positives, all classifiers; the folds of the first one behind."""
+    figure, axes = _axes(theme, "false positive rate", "completeness (true positive rate)")
+    first = evaluation.opinions[0]
+    for k in np.unique(evaluation.fold):
+        rows = evaluation.fold == k
+        x, y, _ = scores.roc(evaluation.data.is_shred[rows], first.p_shred[rows])
+        axes.plot(x, y, color=COLOURS[0], alpha=0.25, linewidth=1)
+    for colour, opinion in zip(COLOURS, evaluation.opinions, strict=False):
+        x, y, _ = scores.roc(evaluation.data.is_shred, opinion.p_shred)
+        label = f"{opinion.name} ({opinion.intervals['auc'].value:.3f})"
+        axes.plot(x, y, color=colour, linewidth=2, label=label)
+    axes.plot([0, 1], [0, 1], ":", color=INK[theme], linewidth=1)
+    _legend(axes, theme, "lower right", "area under the curve")
+    return figure
+
+
+def reliability_plot(evaluation: Evaluation, theme: str) -> Figure:
+    """Share of shreds against the probability given, with binomial errors."""
+    figure, axes = _axes(theme, "probability given", "share that are shreds")
+    axes.plot([0, 1], [0, 1], ":", color=INK[theme], linewidth=1)
+    for colour, opinion in zip(COLOURS, _with_spread(evaluation), strict=False):
+        table = scores.reliability(evaluation.data.is_shred, opinion.p_shred)
+        some = table.sizes > 0
+        share, size = table.observed[some], table.sizes[some]
+        error = np.sqrt((share * (1 - share) + 0.25 / size) / size)
+        label = f"{opinion.name} ({opinion.intervals['calibration_error'].value:.3f})"
+        axes.errorbar(table.predicted[some], share, error, fmt="o-", color=colour, label=label)
+    _legend(axes, theme, "upper left", "calibration error")
+    return figure
+
+
+def probability_plot(evaluation: Evaluation, theme: str) -> Figure:
+    """How the probabilities of galaxies and of shreds are spread."""
+    figure, axes = _axes(theme, "P(shred)", "sources")
+    p_shred, is_shred = evaluation.opinions[0].p_shred, evaluation.data.is_shred
+    bins = np.linspace(0, 1, 26)
+    for colour, rows, label in (
+        (COLOURS[0], ~is_shred, "galaxies"),
+        (COLOURS[1], is_shred, "shreds"),
+    ):
+        axes.hist(p_shred[rows], bins, color=colour, alpha=0.6, label=f"{label} ({rows.sum()})")
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, None)
+    _legend(axes, theme, "upper center", evaluation.opinions[0].name)
+    return figure
+
+
+PLOTS: dict[str, tuple[Plot, str]] = {
+    "roc": (roc_plot, "ROC curves; thin lines are the folds of the first classifier."),
+    "reliability": (
+        reliability_plot,
+        "Reliability: a calibrated probability lies on the dotted line.",
+    ),
+    "probabilities": (probability_plot, "Probabilities by label (logarithmic counts)."),
+}
+MISTAKES = (
+    "The sources on which the first classifier and the label disagree most. Crosshairs mark the "
+    "catalog position. Images: DESI Legacy Imaging Surveys."
+)
+
+
+def _with_spread(evaluation: Evaluation) -> list[Opinion]:
+    return [o for o in evaluation.opinions if np.ptp(o.p_shred) > 0.2]
+
+
+def _axes(theme: str, x: str, y: str):  # type: ignore[no-untyped-def]
+    figure = Figure(figsize=(6, 4.6), layout="constrained", facecolor=PAPER[theme])
+    axes = figure.subplots()
+    axes.set_facecolor(PAPER[theme])
+    axes.set_xlabel(x, color=INK[theme])
+    axes.set_ylabel(y, color=INK[theme])
+    axes.tick_params(colors=INK[theme], which="both")
+    axes.grid(alpha=0.15, color=INK[theme])
+    for spine in axes.spines.values():
+        spine.set_color(INK[theme])
+    return figure, axes
+
+
+def _legend(axes, theme: str, place: str, title: str) -> None:  # type: ignore[no-untyped-def]
+    legend = axes.legend(loc=place, title=title, facecolor=PAPER[theme], labelcolor=INK[theme])
+    legend.get_title().set_color(INK[theme])
+
+
+def _png(figure: Figure, theme: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, facecolor=PAPER[theme])
+    return buffer.getvalue()
+
+
+def _mistakes(evaluation: Evaluation) -> bytes | None:
+    """The worst disagreements as one picture, each with its label and probability."""
+    data, p_shred = evaluation.data, evaluation.opinions[0].p_shred
+    wrong = np.flatnonzero((p_shred >= 0.5) != data.is_shred)
+    if not len(wrong):
+        return None
+    wrong = wrong[np.argsort(-np.abs(p_shred[wrong] - data.is_shred[wrong]))][:N_MISTAKES]
+    columns, cell = 6, 132
+    rows = -(-len(wrong) // columns)
+    sheet = Image.new("RGB", (columns * cell, rows * (cell + 16)), "#12161f")
+    draw = ImageDraw.Draw(sheet)
+    for place, k in enumerate(wrong):
+        x, y = place % columns * cell + 2, place // columns * (cell + 16) + 2
+        sheet.paste(Image.fromarray(data.rgb[k]), (x, y))
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            ends = [(x + 64 + step * dx, y + 64 + step * dy) for step in (5, 11)]
+            draw.line(ends, fill="#7dff7d")
+        draw.text((x + 1, y + 129), f"{data.label[k]}  P = {p_shred[k]:.2f}", fill="#e4e8f0")
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def _figure(images: dict[str, bytes], caption: str) -> str:
+    uri = {
+        theme: "data:image/png;base64," + base64.b64encode(data).decode()
+        for theme, data in images.items()
+    }
+    dark = ""
+    if uri["dark"] != uri["light"]:
+        dark = f'<source srcset="{uri["dark"]}" media="(prefers-color-scheme: dark)">'
+    text = html.escape(caption)
+    return (
+        f'<figure><picture>{dark}<img src="{uri["light"]}" alt="{text}"></picture>'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def _table(evaluation: Evaluation) -> str:
+    names = list(evaluation.opinions[0].intervals)
+    head = "".join(f"<th scope=col>{name.replace('_', ' ')}</th>" for name in names)
+    body = ""
+    for opinion in evaluation.opinions:
+        cells = "".join(f"<td>{_cell(opinion.intervals[name])}</td>" for name in names)
+        body += f"<tr><th scope=row>{html.escape(opinion.name)}</th>{cells}</tr>"
+    return f"<table><thead><tr><th scope=col>classifier</th>{head}</tr></thead>{body}</table>"
+
+
+def _cell(interval: scores.Interval) -> str:
+    if np.isnan(interval.value):
+        return "–"
+    return f"{interval.value:.3f} <small>{interval.low:.3f} to {interval.high:.3f}</small>"
+
+
+def _page(evaluation: Evaluation, sections: list[str]) -> str:
+    facts = evaluation.as_dict()
+    title = html.escape(evaluation.title)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><style>{STYLE}</style></head><body>
+<h1>{title}</h1>
+<p>{html.escape(evaluation.protocol)}</p>
+<p>{facts["n_galaxies"]} galaxies and {facts["n_shreds"]} shreds in {facts["n_groups"]} groups.
+A source is called a shred from probability 0.5; the shred is the positive class. Intervals are
+95 %, by resampling whole groups.</p>
+<div class=scroll>{_table(evaluation)}</div>
+{"".join(sections)}
+<footer>Labels SHA-256 {facts["labels_sha256"]}</footer>
+</body></html>
+"""
+
+
+STYLE = """
+:root { --ink: #1d2330; --paper: #fff; --line: #d5dae4 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --paper: #12161f; --line: #333b4b } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .4rem .8rem; border-bottom: 1px solid var(--line) }
+td small { display: block; opacity: .75; white-space: nowrap }
+.scroll { overflow-x: auto } figure { margin: 2rem 0 } img { max-width: 100%; height: auto }
+figcaption, footer { opacity: .8; font-size: .9rem; overflow-wrap: anywhere }
+"""
