@@ -151,10 +151,8 @@ class Annotator(ABC):
 
     @classmethod
     def description(cls) -> dict[str, Any]:
-        """What pages and services say about the columns and flags; goes into the card."""
+        """What pages and services say about the columns and flag bits; goes into the card."""
         return {
             "outputs": [vars(output) for output in cls.outputs],
-            "flags": [
-                {"bit": int(flag), "name": flag.name, "note": flag.note} for flag in cls.flags
-            ],
+            "flags": {str(int(flag)): flag.note for flag in cls.flags},
         }

@@ -22,12 +22,15 @@ MIN_FINITE = 0.5  # share of the pixels that must carry a value
 class ShredFlag(DataFlag):
     """What can be wrong with the cutout of a source."""
 
-    NO_IMAGE = 1, "There is no image of the source; p_shred is null."
-    UNREADABLE = 2, "The image could not be read; p_shred is null."
-    PARTIAL = 4, "Part of the wanted field lies outside the image and was taken as empty sky."
-    NO_SIGNAL = 8, "All pixels are alike, or half of them have no value; p_shred is null."
-    NOT_FINITE = 16, "Some pixels have no value and were taken as empty sky."
-    RESAMPLED = 32, "The image was resampled to 0.262 arcsec/pixel."
+    NO_IMAGE = 1, "no image of the source"
+    UNREADABLE = 2, "unreadable image"
+    PARTIAL = 4, "part of the field lies outside the image, taken as empty sky"
+    NO_SIGNAL = 8, "all pixels alike, or half of them without a value"
+    NOT_FINITE = 16, "some pixels without a value, taken as empty sky"
+    RESAMPLED = 32, "resampled to 0.262 arcsec/pixel"
+
+
+BLIND = int(ShredFlag.NO_IMAGE | ShredFlag.UNREADABLE | ShredFlag.NO_SIGNAL)  # p_shred is null
 
 
 class Shreds(Annotator):
@@ -56,8 +59,7 @@ class Shreds(Annotator):
     def annotate(self, batch: CutoutBatch) -> Columns:
         """Return `p_shred` (float32, NaN where the image cannot be judged) and `flags`."""
         flags = _flags(batch, self.inputs)
-        blind = ShredFlag.NO_IMAGE | ShredFlag.UNREADABLE | ShredFlag.NO_SIGNAL
-        judged = (flags & int(blind)) == 0
+        judged = (flags & BLIND) == 0
         p_shred = np.full(len(batch), np.nan, np.float32)
         if judged.any():
             pictures = _pictures(batch, batch.pixels[judged])

@@ -1,0 +1,128 @@
+"""The commands `skygloss models` and `skygloss status`."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.orm import Session
+
+from db import jobs, model_versions, queries, schema
+from db.engine import create_engine, session_factory
+from db.jobs import Progress
+from db.tables import Worker
+
+N_FAILURES = 20  # shown
+
+
+@click.group()
+def models() -> None:
+    """List model versions and choose the current one."""
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print the versions for machines.")
+def list_(as_json: bool) -> None:
+    """List the registered versions, the newest first."""
+    with _session() as session:
+        versions = model_versions.listed(session)
+    if as_json:
+        names = ("annotator", "name", "state", "weights_sha256", "created_at")
+        found = [{name: getattr(v, name) for name in names} for v in versions]
+        click.echo(json.dumps(found, default=str))
+        return
+    rows = [
+        (v.annotator, v.name, v.state, v.weights_sha256[:12], f"{v.created_at:%Y-%m-%d %H:%M}")
+        for v in versions
+    ]
+    _print("", ("annotator", "version", "state", "weights", "registered"), rows)
+    if not versions:
+        click.echo("No version is registered yet: a worker registers what is shipped.")
+
+
+@models.command()
+@click.argument("annotator")
+@click.argument("version")
+def promote(annotator: str, version: str) -> None:
+    """Make VERSION the current one of ANNOTATOR; to go back, promote the one before.
+
+    Pages and views show the current version at once; workers annotate with it what it has not
+    seen yet.
+    """
+    with _session() as session, session.begin():
+        try:
+            model_versions.promote(session, annotator, version)
+        except model_versions.UnknownVersion as error:
+            raise click.ClickException(str(error)) from error
+    click.echo(f"{annotator}: {version} is current")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the state for machines.")
+def status(as_json: bool) -> None:
+    """Show catalogs, progress, workers and failures."""
+    with _session() as session:
+        found = _status(session)
+    if as_json:
+        click.echo(json.dumps(found, default=str))
+        return
+    _print("Catalogs", ("name", "survey", "sources"), [list(c.values()) for c in found["catalogs"]])
+    progress = [_progress_row(Progress(**one)) for one in found["progress"]]
+    heads = ("annotator", "version", "done", "in hand", "failed", "of", "rate", "time left")
+    _print("Progress", heads, progress)
+    _print(
+        "Workers", ("worker", "host", "process", "state", "device", "why no GPU"), found["workers"]
+    )
+    _print("Failures", ("annotator", "version", "cutouts", "error"), found["failures"])
+
+
+def _status(session: Session) -> dict[str, Any]:
+    return {
+        "catalogs": [
+            {"name": c.name, "survey": f"{c.survey} {c.release}".strip(), "n_sources": c.n_sources}
+            for c in queries.catalogs(session)
+        ],
+        "progress": [asdict(one) for one in jobs.progress(session)],
+        "workers": [_worker(row.Worker, row.state) for row in queries.workers(session)],
+        "failures": [_failure(row) for row in queries.failed_jobs(session, N_FAILURES)],
+    }
+
+
+def _worker(worker: Worker, state: str) -> tuple[int, str, int, str, str, str]:
+    return worker.id, worker.host, worker.pid, state, worker.device, worker.device_note
+
+
+def _failure(row: Any) -> tuple[str, str, str, str]:
+    job, version = row.Job, row.ModelVersion
+    where = f"{row.cutout_set} block {row.number}: {job.first} to {job.last}"
+    return version.annotator, version.name, where, (job.error or "").rpartition("\n")[2]
+
+
+def _progress_row(one: Progress) -> tuple[str, ...]:
+    counts = (one.n_done, one.n_doing, one.n_failed, one.n_total)
+    rate = f"{one.rate:.3g}/s" if one.rate and one.n_left else ""
+    left = _duration(one.seconds_left) if one.seconds_left else ""
+    return one.annotator, one.version, *(f"{n:,}" for n in counts), rate, left
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+def _print(title: str, heads: tuple[str, ...], rows: Any) -> None:
+    if not rows:
+        return
+    table = Table(*heads, title=title, title_justify="left", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+def _session() -> Session:
+    engine = create_engine()
+    schema.check(engine)
+    return session_factory(engine)()

@@ -1,0 +1,216 @@
+"""The commands `skygloss worker` and `skygloss annotate`."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+
+import click
+import sqlalchemy as sa
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from db import jobs, model_versions, schema
+from db.engine import create_engine, session_factory
+from db.home import pixels
+from db.tables import Catalog
+from models.registry import ChecksumError
+from workers import supply
+from workers.annotators import ANNOTATORS
+from workers.annotators.base import Annotator
+from workers.device import PRECISIONS, prepare
+from workers.runner import Runner
+from workers.station import Options
+from workers.writer import Tally, WorkerStopped
+
+BAR = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+NAMES = [annotator.name for annotator in ANNOTATORS]
+
+
+def how_to_work(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that `worker` and `annotate` share."""
+    options = (
+        click.option(
+            "--annotator",
+            "names",
+            multiple=True,
+            type=click.Choice(NAMES),
+            help="Only this annotator; may be repeated.  [default: all]",
+        ),
+        click.option(
+            "--batch-size",
+            default=Options.batch_size,
+            show_default=True,
+            type=click.IntRange(min=1),
+            help="Sources per call of a network.",
+        ),
+        click.option(
+            "--precision",
+            default=Options.precision,
+            show_default=True,
+            type=click.Choice(PRECISIONS),
+            help="Precision of the networks; mixed precision pays on GPUs only.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@how_to_work
+def worker(names: Sequence[str], batch_size: int, precision: str) -> None:
+    """Keep annotating whatever arrives, until stopped.
+
+    Any number of workers on any number of machines share the work; each needs DATABASE_URL and the
+    pixel store. Ctrl-C or SIGTERM finishes the batch in hand; once more leaves at once.
+    """
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    _run(_engine(), names, Options(batch_size=batch_size, precision=precision))
+
+
+@click.command()
+@click.argument("catalog", required=False)
+@how_to_work
+@click.option("--retry", is_flag=True, help="Try what failed once more.")
+@click.option("--verify", is_flag=True, help="First look for sources without a row, one by one.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome for machines.")
+def annotate(
+    catalog: str | None,
+    names: Sequence[str],
+    batch_size: int,
+    precision: str,
+    retry: bool,
+    verify: bool,
+    as_json: bool,
+) -> None:
+    """Annotate what waits, of CATALOG or of all, with a progress bar, then stop."""
+    engine = _engine()
+    catalog_id = _catalog_id(engine, catalog) if catalog else None
+    chosen = _chosen(names)
+    for wanted, act in ((retry, _retry), (verify, _verify)):
+        if wanted:
+            with session_factory(engine).begin() as session:
+                act(session, chosen, catalog_id)
+    options = Options(
+        batch_size=batch_size, precision=precision, until_idle=True, catalog_id=catalog_id
+    )
+    bar = Progress(*BAR, console=Console(stderr=True))
+    handler = RichHandler(console=bar.console, show_path=False, level=logging.WARNING)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    with bar:
+        task = bar.add_task("annotating", total=None)
+
+        def advance(_n: int) -> None:
+            found = _progress(engine, chosen, catalog_id)
+            n_left = sum(one.n_left for one in found)
+            n_total = sum(one.n_total for one in found)
+            bar.update(task, completed=n_total - n_left, total=n_total)
+
+        tally = _run(engine, names, options, advance)
+    _report(engine, tally, chosen, catalog_id, as_json)
+
+
+def _report(
+    engine: Engine,
+    tally: Tally,
+    annotators: Sequence[type[Annotator]],
+    catalog_id: int | None,
+    as_json: bool,
+) -> None:
+    """Say what was done; exit code 1 if something failed for good."""
+    found = _progress(engine, annotators, catalog_id)
+    n_failed = sum(one.n_failed for one in found)
+    if as_json:
+        click.echo(json.dumps({"n_annotated": tally.n_annotated, "n_failed": n_failed}))
+    else:
+        click.echo(f"{tally.n_annotated:,} annotations written")
+        for one in found:
+            click.echo(f"{one.annotator} {one.version}: {one.n_done:,} of {one.n_total:,} done")
+    if n_failed:
+        raise click.ClickException(
+            f"{n_failed:,} sources failed: see `skygloss status`, and try again with --retry"
+        )
+
+
+def _progress(
+    engine: Engine, annotators: Sequence[type[Annotator]], catalog_id: int | None
+) -> list[jobs.Progress]:
+    names = {annotator.name for annotator in annotators}
+    with session_factory(engine)() as session:
+        found = jobs.progress(session, _set_ids(session, catalog_id) if catalog_id else None)
+    return [one for one in found if one.annotator in names and one.state == "current"]
+
+
+def _run(
+    engine: Engine,
+    names: Sequence[str],
+    options: Options,
+    progress: Callable[[int], None] = lambda n: None,
+) -> Tally:
+    device = prepare(options.precision)
+    logging.getLogger(__name__).info("device=%s note=%r", device.name, device.note)
+    runner = Runner(engine, pixels(), _chosen(names), options, device, progress=progress)
+    try:
+        return runner.run()
+    except (WorkerStopped, model_versions.VersionConflict, ChecksumError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _chosen(names: Sequence[str]) -> list[type[Annotator]]:
+    return [annotator for annotator in ANNOTATORS if not names or annotator.name in names]
+
+
+def _engine() -> Engine:
+    engine = create_engine()
+    schema.check(engine)
+    return engine
+
+
+def _catalog_id(engine: Engine, name: str) -> int:
+    with session_factory(engine)() as session:
+        catalogs = dict(session.execute(sa.select(Catalog.name, Catalog.id)).tuples().all())
+    if name not in catalogs:
+        known = ", ".join(sorted(catalogs)) or "none"
+        raise click.ClickException(f"there is no catalog {name!r}; known: {known}")
+    return catalogs[name]
+
+
+def _set_ids(session: Session, catalog_id: int | None) -> list[int]:
+    return [cutout_set.id for cutout_set in supply.cutout_sets(session, catalog_id)]
+
+
+def _retry(session: Session, annotators: Sequence[type[Annotator]], catalog_id: int | None) -> None:
+    versions = model_versions.current(session, [annotator.name for annotator in annotators])
+    n = jobs.retry(session, [version.id for version in versions], _set_ids(session, catalog_id))
+    click.echo(f"{n} failed jobs are tried once more", err=True)
+
+
+def _verify(
+    session: Session, annotators: Sequence[type[Annotator]], catalog_id: int | None
+) -> None:
+    by_name = {annotator.name: annotator for annotator in annotators}
+    sets = supply.cutout_sets(session, catalog_id)
+    n = 0
+    for version in model_versions.current(session, list(by_name)):
+        annotator = by_name[version.annotator]
+        for set_id, better in supply.supply(version, annotator, sets).better.items():
+            n += jobs.verify(session, version.id, annotator.table, set_id, better)
+    click.echo(f"{n} jobs lack a row and are done again", err=True)
