@@ -397,6 +397,8 @@ class Shred(Base):
         comment="Probability that the source is a shred, 0 to 1; null where flags say why"
     )
     flags: Mapped[int] = mapped_column(
-        Integer, comment="Data problems, bits named by the annotator's flags; 0 is clean"
+        Integer,
+        comment="Data problems as bits, 0 is clean: 1 no image, 2 unreadable image, "
+        "4 partly outside the image, 8 no signal, 16 some pixels without value, 32 resampled",
     )
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"), comment="Who computed it, and when")

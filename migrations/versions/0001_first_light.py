@@ -483,7 +483,7 @@ def upgrade() -> None:
             "flags",
             sa.Integer(),
             nullable=False,
-            comment="Data problems, bits named by the annotator's flags; 0 is clean",
+            comment="Data problems as bits, 0 is clean: 1 no image, 2 unreadable image, 4 partly outside the image, 8 no signal, 16 some pixels without value, 32 resampled",
         ),
         sa.Column("run_id", sa.BigInteger(), nullable=False, comment="Who computed it, and when"),
         sa.CheckConstraint("p_shred BETWEEN 0 AND 1", name=op.f("ck_shred_p_shred_range")),

@@ -63,7 +63,7 @@ COLUMNS = (
     (
         "shred_flags",
         "shred.flags",
-        "Data problems that shreds met, as bits; 0 is clean; null without opinion",
+        "Data problems as bits, 0 is clean: 1 no image, 2 unreadable image, 4 partly outside the image, 8 no signal, 16 some pixels without value, 32 resampled; null without opinion",
     ),
     ("shred_version", "shred_version.name", "Model version that gave p_shred, as architecture.tag"),
     ("shred_run_id", "shred.run_id", "Run that computed p_shred: run.id"),

@@ -1,0 +1,84 @@
+"""`skygloss serve`: the pages behind gunicorn, or behind Flask's own server for developers."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+THREADS = 4  # per worker process; pages mostly wait for the database
+SHARED = ("db.sky", "zarr", "PIL.Image")  # before the fork, so that no page waits for them
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Processes."
+)
+@click.option(
+    "--debug", is_flag=True, help="Reload on changes and show errors; on this machine only."
+)
+def serve(host: str, port: int, workers: int, debug: bool) -> None:
+    """Serve the pages.
+
+    There are no accounts yet: whoever can reach the address can read everything, and nobody can
+    change anything. Put a reverse proxy in front to serve them beyond your own machine.
+    """
+    _check_database()
+    if debug:
+        _serve_debug(port)
+    else:
+        _serve(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", workers)
+
+
+def _check_database() -> None:
+    from db import schema
+    from db.engine import DatabaseUnavailable, create_engine
+
+    try:
+        engine = create_engine()
+        schema.check(engine)
+    except DatabaseUnavailable as error:
+        raise click.ClickException(str(error)) from error
+    engine.dispose()
+
+
+def _serve(address: str, workers: int) -> None:
+    from flask import Flask
+    from gunicorn.app.base import BaseApplication
+
+    class Server(BaseApplication):
+        def load_config(self) -> None:
+            for name, value in _settings(address, workers).items():
+                self.cfg.set(name, value)
+
+        def load(self) -> Flask:
+            """Build the application, in each process after the fork."""
+            from web import create_app
+
+            return create_app()
+
+    for module in SHARED:
+        import_module(module)
+    Server().run()
+
+
+def _settings(address: str, workers: int) -> dict[str, Any]:
+    return {
+        "bind": address,
+        "when_ready": lambda _: click.echo(f"Skygloss is at http://{address} (stop with Ctrl-C)"),
+        "workers": workers,
+        "worker_class": "gthread",
+        "threads": THREADS,
+        "loglevel": "warning",
+        "control_socket_disable": True,
+        "proc_name": "skygloss serve",
+    }
+
+
+def _serve_debug(port: int) -> None:
+    from web import create_app
+
+    create_app().run("127.0.0.1", port, debug=True)

@@ -1,0 +1,158 @@
+"""Sources: the gallery and table of a selection, its download as CSV, and one source."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Response, current_app, render_template, stream_with_context
+
+from db import queries
+from db.pages import Position
+from web import cutouts, parameters
+from web.database import session, steady_session
+from web.errors import Missing
+from web.formats import sexagesimal
+from web.parameters import encode_position
+
+blueprint = Blueprint("sources", __name__)
+
+PAGE_SIZES = {"gallery": 48, "table": 100}
+NEIGHBOUR_RADIUS = 30.0  # arcsec
+MAX_NEIGHBOURS = 12
+SCALE_BARS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)  # arcsec
+SORT_WORDS = {
+    "-p": "probability, highest first",
+    "p": "probability, lowest first",
+    "mag": "r magnitude, brightest first",
+    "-mag": "r magnitude, faintest first",
+    "catalog": "catalog and identifier",
+}
+OPINION_WORDS = {
+    "any": "any",
+    "given": "with a probability",
+    "missing": "without a probability",
+    "flagged": "flagged",
+}
+DOWNLOAD_CHUNK = 500  # rows
+
+
+@blueprint.get("/sources")
+def listing() -> str:
+    """Show a page of a selection."""
+    catalogs = queries.catalogs(session())
+    wanted = parameters.read(catalogs)
+    after, before = parameters.read_positions(wanted.sort)
+    page, rows = queries.sources(
+        session(), wanted.selection, wanted.sort, PAGE_SIZES[wanted.view], after, before
+    )
+    pictures = queries.pictures(session(), [row["source_id"] for row in rows])
+    return render_template(
+        "sources.html",
+        wanted=wanted,
+        catalogs=catalogs,
+        rows=rows,
+        comments=queries.column_comments(session()),
+        pictures={source_id: cutouts.addresses(row) for source_id, row in pictures.items()},
+        missing={row["source_id"]: cutouts.missing(pictures.get(row["source_id"])) for row in rows},
+        total=queries.count(session(), wanted.selection),
+        previous=encode_position(page.previous, wanted.sort),
+        next=encode_position(page.next, wanted.sort),
+        sort_words=SORT_WORDS,
+        opinion_words=OPINION_WORDS,
+    )
+
+
+@blueprint.get("/sources.csv")
+def download() -> Response:
+    """Stream every row of a selection as CSV, with the columns of `annotated_source`."""
+    wanted = parameters.read(queries.catalogs(session()))
+    columns = list(queries.column_comments(session()))
+    return current_app.response_class(
+        stream_with_context(_csv(wanted, columns)),
+        content_type="text/csv; charset=utf-8; header=present",
+        headers={"Content-Disposition": "attachment; filename=sources.csv"},
+    )
+
+
+@blueprint.get("/sources/<int:source_id>")
+def one(source_id: int) -> str:
+    """Show everything known about one source."""
+    wanted = parameters.read(queries.catalogs(session()))
+    found = queries.annotated(session(), [source_id]) if source_id < 2**63 else []
+    if not found:
+        raise Missing(
+            f"There is no source {source_id}.",
+            "The number is Skygloss's own; search by the survey's identifier on the sources page.",
+        )
+    source = found[0]
+    picture = queries.pictures(session(), [source_id]).get(source_id)
+    neighbours = queries.neighbours(session(), source, NEIGHBOUR_RADIUS, MAX_NEIGHBOURS)
+    near = queries.pictures(session(), [row["source_id"] for row in neighbours])
+    before, after = _adjacent(wanted, source_id)
+    return render_template(
+        "source.html",
+        wanted=wanted,
+        source=source,
+        source_present=[name for name, value in source.items() if value is not None],
+        sexagesimal_position=sexagesimal(source["ra"], source["dec"]),
+        comments=queries.column_comments(session()),
+        opinions=queries.shred_opinions(session(), source_id),
+        cutout=picture,
+        addresses=cutouts.addresses(picture) if picture else None,
+        missing=cutouts.missing(picture),
+        scale_bar=_scale_bar(picture.CutoutSet.size, picture.CutoutSet.pixel_scale)
+        if picture
+        else None,
+        neighbours=neighbours,
+        pictures={key: cutouts.addresses(row) for key, row in near.items()},
+        neighbour_radius=NEIGHBOUR_RADIUS,
+        max_neighbours=MAX_NEIGHBOURS,
+        previous=before,
+        next=after,
+    )
+
+
+def _adjacent(wanted: parameters.Request, source_id: int) -> tuple[int | None, int | None]:
+    """Return the sources before and after this one in the selection's order."""
+    here = queries.position_of(session(), source_id, wanted.sort)
+    steps: list[dict[str, Position | None]] = [{"before": here}, {"after": here}]
+    found = [
+        queries.sources(session(), wanted.selection, wanted.sort, 1, **step)[1] for step in steps
+    ]
+    before, after = (rows[0]["source_id"] if rows else None for rows in found)
+    return before, after
+
+
+def _scale_bar(size: int, pixel_scale: float) -> dict[str, float]:
+    """Choose a scale bar of about a quarter of the picture: length [arcsec] and share of it."""
+    width = size * pixel_scale
+    length = max((bar for bar in SCALE_BARS if bar <= width * 0.4), default=SCALE_BARS[0])
+    return {"arcsec": length, "share": length / width}
+
+
+def _csv(wanted: parameters.Request, columns: list[str]) -> Iterator[str]:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(columns)
+    with steady_session() as own:
+        rows = queries.every_source(own, wanted.selection, wanted.sort)
+        for number, row in enumerate(rows, start=1):
+            writer.writerow(_cell(row[column]) for column in columns)
+            if number % DOWNLOAD_CHUNK == 0:
+                yield _drained(buffer)
+    yield _drained(buffer)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+def _drained(buffer: io.StringIO) -> str:
+    text = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    return text

@@ -1,0 +1,67 @@
+"""Model versions: what each network is, what it was trained on and how well it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, render_template
+
+from db import queries
+from web.database import session
+from web.errors import Missing
+
+blueprint = Blueprint("versions", __name__)
+
+METRIC_ORDER = ("auc", "accuracy", "completeness", "purity", "specificity")  # jsonb keeps none
+METRIC_WORDS = {"auc": "AUC", "ece": "calibration error"}
+STATE_WORDS = {
+    "current": "Its opinions are the ones shown.",
+    "candidate": "Registered, but its opinions are not the ones shown.",
+    "retired": "Its opinions were shown before another version took its place.",
+}
+
+
+@blueprint.get("/models")
+def listing() -> str:
+    """List every model version."""
+    return render_template("models.html", versions=queries.model_versions(session()))
+
+
+@blueprint.get("/models/<annotator>/<name>")
+def card(annotator: str, name: str) -> str:
+    """Show the card of one model version."""
+    version = queries.model_version(session(), annotator, name)
+    if version is None:
+        raise Missing(
+            f"There is no version {name!r} of {annotator!r}.", "The models page lists them all."
+        )
+    return render_template(
+        "model.html",
+        version=version,
+        card=version.card,
+        metrics=_metrics(version.card),
+        state_words=STATE_WORDS[version.state],
+    )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a card with its 95 % interval, where it has one."""
+
+    name: str
+    value: Any
+    low: float | None
+    high: float | None
+
+
+def _metrics(card: dict[str, Any]) -> list[Metric]:
+    """Return the metrics of a card in a sensible order, whatever form they have."""
+    given = card.get("metrics") or {}
+    known = [name for name in METRIC_ORDER if name in given]
+    rows = []
+    for name in known + [name for name in given if name not in known]:
+        metric = given[name] if isinstance(given[name], dict) else {"value": given[name]}
+        title = METRIC_WORDS.get(name, name.replace("_", " "))
+        rows.append(Metric(title, metric.get("value", ""), metric.get("low"), metric.get("high")))
+    return rows
