@@ -70,7 +70,7 @@ class Ingested:
 
 
 @dataclass(frozen=True)
-class _Packed:
+class Packed:
     """A chunk ready for the database."""
 
     first_row: int
@@ -140,7 +140,8 @@ def ingest(
             progress(entry.n_read)
             result.resumed_at = entry.n_read
             n_rows = chunk_rows or chunk_size(file)
-            _copy_all(engine, entry, _packed(file, bound, entry, n_rows), progress)
+            chunks = packed(file, bound, catalog_id, entry.n_read, n_rows)
+            _copy_all(engine, entry, chunks, progress)
         _tell(guard, entry.id, result)
     return result
 
@@ -216,22 +217,24 @@ def _file_entry(connection: Connection, catalog_id: int, name: str, fingerprint:
     return found
 
 
-def _packed(file: CatalogFile, bound: BoundMap, entry: Any, n_rows: int) -> Iterator[_Packed]:
-    """Read, map and pack the rows that were not read yet."""
-    for chunk in file.chunks(entry.n_read, n_rows):
+def packed(
+    file: CatalogFile, bound: BoundMap, catalog_id: int, first_row: int, chunk_rows: int
+) -> Iterator[Packed]:
+    """Read, map and pack the rows of a file from `first_row` on."""
+    for chunk in file.chunks(first_row, chunk_rows):
         rows = bound.apply(chunk)
-        yield _Packed(
+        yield Packed(
             chunk.first_row,
             chunk.n_rows,
             rows.survey_id.tolist(),
             source_rows.columns(rows),
-            source_rows.pack(rows, entry.catalog_id),
+            source_rows.pack(rows, catalog_id),
             rows.reasons,
         )
 
 
 def _copy_all(
-    engine: Engine, entry: Any, chunks: Iterable[_Packed], progress: Callable[[int], None]
+    engine: Engine, entry: Any, chunks: Iterable[Packed], progress: Callable[[int], None]
 ) -> None:
     """Copy chunk after chunk; straight into `source` until an identifier turns up twice."""
     straight = True
@@ -272,8 +275,8 @@ def _ahead(items: Iterable[Item]) -> Iterator[Item]:
 def _store(
     connection: Connection,
     entry: Any,
-    chunk: _Packed,
-    copy: Callable[[Connection, Any, _Packed], tuple[int, dict[int, str]]],
+    chunk: Packed,
+    copy: Callable[[Connection, Any, Packed], tuple[int, dict[int, str]]],
 ) -> None:
     """One transaction: the sources of a chunk, its rejections, and how far reading got."""
     n_new, repeated = copy(connection, entry, chunk)
@@ -306,14 +309,12 @@ def _store(
     connection.commit()
 
 
-def _copy_straight(
-    connection: Connection, entry: Any, chunk: _Packed
-) -> tuple[int, dict[int, str]]:
+def _copy_straight(connection: Connection, entry: Any, chunk: Packed) -> tuple[int, dict[int, str]]:
     """Copy into `source`: fast, but refused as a whole if an identifier is already there."""
     return _copy(connection, "source", chunk), {}
 
 
-def _copy_new(connection: Connection, entry: Any, chunk: _Packed) -> tuple[int, dict[int, str]]:
+def _copy_new(connection: Connection, entry: Any, chunk: Packed) -> tuple[int, dict[int, str]]:
     """Copy beside `source` and insert what is new: (how many, repetitions within the file)."""
     names = ", ".join(_quoted(chunk.columns))
     connection.execute(
@@ -341,7 +342,7 @@ def _copy_new(connection: Connection, entry: Any, chunk: _Packed) -> tuple[int, 
     return len(new), repeated
 
 
-def _copy(connection: Connection, table: str, chunk: _Packed) -> int:
+def _copy(connection: Connection, table: str, chunk: Packed) -> int:
     names = ", ".join(_quoted(chunk.columns))
     with closing(connection.connection.cursor()) as cursor:
         driver: Any = cursor

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Text
+from sqlalchemy import REAL, BigInteger, Double, Integer, SmallInteger, Text
 
 from db import sky
 from db.catalog_readers import CatalogError, Chunk, ColumnInfo
@@ -29,6 +29,13 @@ TARGETS = {c.name: c for c in Source.__table__.columns if c.name not in NOT_FROM
 TO_DEGREES = {"deg": 1.0, "hour": 15.0, "rad": float(np.degrees(1))}
 FILE_UNITS = {"deg": "deg", "degree": "deg", "degrees": "deg", "rad": "rad", "radian": "rad"}
 FILE_UNITS |= {"radians": "rad", "h": "hour", "hr": "hour", "hour": "hour", "hourangle": "hour"}
+NUMBER_TYPES = (
+    (SmallInteger, "i2"),
+    (BigInteger, "i8"),
+    (Integer, "i4"),
+    (REAL, "f4"),
+    (Double, "f8"),
+)
 LN10_FACTOR = 2.5 / np.log(10)  # error of a magnitude per relative error of the flux
 LONGEST_IDENTIFIER = 500  # bytes
 SECTIONS = (
@@ -463,11 +470,7 @@ def _clean(texts: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
 
 def _fitted(values: Floats, target: Any) -> np.ma.MaskedArray:
     """Values in the type of a column of `source`; null where NaN, infinite or too large."""
-    kind = np.dtype(
-        {"REAL": "f4", "DOUBLE_PRECISION": "f8", "DOUBLE": "f8", "SMALLINT": "i2", "INTEGER": "i4"}[
-            target.type.__visit_name__.upper()
-        ]
-    )
+    kind = next(np.dtype(code) for sql, code in NUMBER_TYPES if isinstance(target.type, sql))
     if kind.kind == "f":
         with np.errstate(over="ignore"):
             converted = values.astype(kind)
