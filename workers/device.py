@@ -6,6 +6,8 @@ Importing this module is light; calling it imports Keras and its backend.
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +26,12 @@ class Device:
 
 def prepare(precision: str = "float32") -> Device:
     """Find the device and set the precision of the networks that are loaded from now on."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only before TensorFlow is imported
-    import keras
+    with _quiet():
+        import keras
 
-    keras.config.set_dtype_policy(precision)
-    backend = keras.backend.backend()
-    names = _gpus(backend)
+        keras.config.set_dtype_policy(precision)
+        backend = keras.backend.backend()
+        names = _gpus(backend)
     if names:
         return Device(", ".join(names), backend=backend)
     return Device("cpu", why_no_gpu(backend), backend)
@@ -86,3 +88,21 @@ def _has_driver() -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the backend's libraries write to standard error while they look for a GPU.
+
+    They write below Python, a screenful that reads like errors; `why_no_gpu` says it in a line.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)

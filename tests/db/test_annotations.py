@@ -1,0 +1,115 @@
+"""Results in: what arrives in the table, and what is refused."""
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from db import annotations
+from db.tables import Run, Shred
+from tests.builders import (
+    make_cutout_block,
+    make_cutout_set,
+    make_run,
+    make_shred,
+    make_sources,
+)
+
+
+def write(
+    session: Session, run: Run, source_ids: list[int], p_shred: list[float], flags: list[int]
+) -> int:
+    columns = {"p_shred": np.array(p_shred), "flags": np.array(flags)}
+    version_id = run.model_version_id
+    return annotations.write(session, Shred, version_id, run.id, np.array(source_ids), columns)
+
+
+def stored(session: Session) -> dict[int, tuple[float | None, int]]:
+    rows = session.execute(sa.select(Shred.source_id, Shred.p_shred, Shred.flags))
+    return {source_id: (p_shred, flags) for source_id, p_shred, flags in rows}
+
+
+def test_values_arrive_as_they_were_given(session: Session) -> None:
+    run = make_run(session)
+    ids = [source.id for source in make_sources(session, 3)]
+
+    n = write(session, run, ids, [0.25, np.nan, 1.0], [0, 3, 2**30])
+
+    assert n == 3
+    assert stored(session) == {ids[0]: (0.25, 0), ids[1]: (None, 3), ids[2]: (1.0, 2**30)}
+
+
+def test_masked_values_become_null(session: Session) -> None:
+    run = make_run(session)
+    [source] = make_sources(session, 1)
+    columns = {"p_shred": np.ma.masked_all(1, np.float32), "flags": [1]}
+
+    annotations.write(session, Shred, run.model_version_id, run.id, np.array([source.id]), columns)
+
+    assert stored(session) == {source.id: (None, 1)}
+
+
+def test_a_row_that_exists_is_left_alone(session: Session) -> None:
+    run = make_run(session)
+    first, second = make_sources(session, 2)
+    make_shred(session, first, run, p_shred=0.5, flags=0)
+
+    n = write(session, run, [first.id, second.id], [0.75, 0.75], [4, 4])
+
+    assert n == 1
+    assert stored(session) == {first.id: (0.5, 0), second.id: (0.75, 4)}
+
+
+def test_nothing_is_written_for_no_sources(session: Session) -> None:
+    assert write(session, make_run(session), [], [], []) == 0
+
+
+def test_two_writes_in_one_transaction_both_arrive(session: Session) -> None:
+    run = make_run(session)
+    ids = [source.id for source in make_sources(session, 2)]
+
+    n = [write(session, run, [source_id], [0.5], [0]) for source_id in ids]
+
+    assert n == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"flags": [0]}, "takes the columns flags, p_shred; the annotator gave flags"),
+        ({"flags": [0], "p_shred": [0.1], "mood": [1]}, "gave flags, mood, p_shred"),
+        ({"flags": [0], "p_shred": [0.1, 0.2]}, "expected 1 values per column"),
+    ],
+)
+def test_other_columns_or_lengths_are_refused(
+    session: Session, columns: dict[str, list[float]], message: str
+) -> None:
+    run = make_run(session)
+    ids = np.array([source.id for source in make_sources(session, 1)])
+
+    with pytest.raises(ValueError, match=message):
+        annotations.write(session, Shred, run.model_version_id, run.id, ids, columns)
+
+
+def test_only_sources_without_a_row_wait(session: Session) -> None:
+    run = make_run(session)
+    sources = make_sources(session, 3)
+    block = make_cutout_block(session, sources=sources)
+    make_shred(session, sources[1], run)
+
+    found = annotations.waiting(session, Shred, run.model_version_id, block.id, (0, 2))
+
+    assert found["position"].tolist() == [0, 2]
+    assert found["source_id"].tolist() == [sources[0].id, sources[2].id]
+
+
+def test_a_source_that_a_better_set_shows_does_not_wait(session: Session) -> None:
+    run = make_run(session)
+    sources = make_sources(session, 2)
+    block = make_cutout_block(session, sources=sources)
+    better = make_cutout_set(session)
+    make_cutout_block(session, better, sources[:1])
+
+    found = annotations.waiting(session, Shred, run.model_version_id, block.id, (0, 1), [better.id])
+
+    assert found["source_id"].tolist() == [sources[1].id]
