@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +14,9 @@ from astropy.utils.exceptions import AstropyWarning
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from db import console, home
+from db.engine import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from db.cutout_ingest import Origin, Report
@@ -65,23 +67,22 @@ def ingest_cutouts(
     chosen = [word for word in ("folder", "mosaic", "service") if options[word]]
     if len(chosen) != 1:
         raise click.UsageError("Give exactly one of --folder, --mosaic and --service.")
-    from db import home
     from db.cutout_ingest import NothingToRead, ingest
     from db.cutout_service import ServiceError
     from db.cutouts import IncompatibleSet, SetBusy
-    from db.engine import DatabaseUnavailable, create_engine
 
-    expected = (NothingToRead, ServiceError, IncompatibleSet, SetBusy, DatabaseUnavailable)
     set_name = name or options["service"] or chosen[0]
-    try:
-        with _origin(options) as origin, _progress(hidden=as_json) as progress:
-            report = ingest(
-                create_engine(), home.pixels(), catalog, set_name, origin, retry, progress
-            )
-    except expected as error:
-        raise click.ClickException(str(error)) from error
+    with (
+        console.friendly_errors(
+            NothingToRead, ServiceError, IncompatibleSet, SetBusy, DatabaseUnavailable
+        ),
+        _origin(options) as origin,
+        _progress(quiet=as_json) as progress,
+    ):
+        engine = console.open_database()
+        report = ingest(engine, home.pixels(), catalog, set_name, origin, retry, progress)
     if as_json:
-        click.echo(json.dumps(asdict(report)))
+        console.emit(asdict(report))
     else:
         _show(report)
 
@@ -125,7 +126,6 @@ def _mosaic(options: dict[str, Any], bands: tuple[str, ...] | None) -> Any:
 
 
 def _service(options: dict[str, Any], bands: tuple[str, ...] | None) -> Any:
-    from db import home
     from db.cutout_service import BASE_URL, LegacyService, Manners
 
     return LegacyService(
@@ -147,21 +147,21 @@ def _split_bands(text: str | None) -> tuple[str, ...] | None:
 
 
 @contextmanager
-def _progress(hidden: bool) -> Iterator[Callable[[int, int], None]]:
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     columns = (
         TextColumn("cutouts"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
         task = bar.add_task("cutouts", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _show(report: Report) -> None:
     layout = report.layout
-    console = Console()
+    screen = Console()
     table = Table(title=f"Cutout set {report.cutout_set}", show_header=False)
     table.add_row("bands", ", ".join(layout.bands))
     table.add_row("size", f"{layout.size} pixels of {layout.pixel_scale:g} arcsec")
@@ -171,8 +171,8 @@ def _show(report: Report) -> None:
     table.add_row("there before", f"{report.n_present:,}")
     for flag, n in sorted(report.n_flagged.items()):
         table.add_row(f"flagged {flag.replace('_', ' ')}", f"{n:,}")
-    console.print(table)
+    screen.print(table)
     for survey_id, reason in report.problems[:SHOWN]:
-        console.print(f"  {survey_id}: {reason}", markup=False)
+        screen.print(f"  {survey_id}: {reason}", markup=False)
     if len(report.problems) > SHOWN:
-        console.print("  … --json lists up to 1,000 of them; retry with --retry")
+        screen.print("  … --json lists up to 1,000 of them; retry with --retry")
