@@ -103,7 +103,8 @@ def _xdf_field() -> tuple[str, Path, list[str]]:
     catalog, mosaic = folder / "xdf_catalog.fits", folder / "xdf.fits"
     demo_field.catalog().write(catalog, overwrite=True)
     demo_field.mosaic().writeto(mosaic, overwrite=True)
-    return "xdf", catalog, ["--mosaic", str(mosaic), "--size", str(demo_field.CUTOUT_SIZE)]
+    size = str(demo_field.CUTOUT_SIZE)
+    return "xdf", catalog, ["--mosaic", str(mosaic), "--size", size, "--unit", "display"]
 
 
 def _survey_field(survey: str, path: str) -> tuple[str, Path, list[str]]:

@@ -2,7 +2,8 @@
 
 The picture is a colour rendering, not photometry: its catalog has positions, sizes and fluxes in
 display units, no magnitudes. Its world coordinates are nominal: the centre and the width of the
-field are the published ones, north is taken to be up.
+field are the published ones, north is taken to be up. Its colours are nominal too: red, green and
+blue stand where the networks expect z, r and g.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from models.baselines import detect
 
 CENTRE = (53.1625, -27.7914)  # ra, dec of the Hubble Ultra Deep Field, ICRS [deg]
 WIDTH = 2.3  # arcmin, east to west
-BANDS = ("R", "G", "B")
+BANDS = "zrg"  # nominal, for red, green, blue
 CUTOUT_SIZE = 244  # pixel: 33.7 arcsec, what the networks trained on Legacy cutouts look at
 FRAME = 8.0  # arcsec from the frame's edge where nothing is catalogued
 
@@ -75,10 +76,9 @@ def catalog() -> Table:
 
 
 def mosaic() -> fits.PrimaryHDU:
-    """Return the picture as a FITS image with planes R, G and B and its nominal WCS."""
+    """Return the picture as a FITS image with one plane per colour and its nominal WCS."""
     image, wcs = picture()
     header = wcs.to_header()
-    header["BANDS"] = ("".join(BANDS), "colour planes of a display rendering")
-    header["BUNIT"] = "display"
+    header["BANDS"] = (BANDS, "nominal: red, green, blue of a display rendering")
     header["OBJECT"] = "Hubble XDF"
     return fits.PrimaryHDU(np.moveaxis(image, 2, 0), header)

@@ -1,0 +1,145 @@
+"""What the README and the guides promise: their commands run, their links lead somewhere."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from astropy.table import Table
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+SKYGLOSS = Path(sys.executable).with_name("skygloss")
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+
+
+def blocks(page: Path) -> list[list[str]]:
+    """Return the commands of each bash block, without their comments."""
+    lines = [block.splitlines() for block in BLOCK.findall(page.read_text())]
+    return [[line.split("  #")[0].rstrip() for line in block if line] for block in lines]
+
+
+@pytest.fixture
+def catalog_folder(tmp_path: Path) -> Path:
+    """A folder with `sources.fits` and a cutout of each source in `cutouts/`."""
+    folder = tmp_path / "work"
+    (folder / "cutouts").mkdir(parents=True)
+    ids = np.arange(1001, 1005)
+    Table({"objID": ids, "ra": 150.0 + ids / 1e4, "dec": ids / 1e3}).write(folder / "sources.fits")
+    random = np.random.default_rng(0)
+    for survey_id in ids:
+        pixels = random.integers(0, 60, (128, 128, 3), dtype=np.uint8)
+        pixels[56:72, 56:72] = 200
+        Image.fromarray(pixels).save(folder / "cutouts" / f"{survey_id}.png")
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(url: str, server: subprocess.Popen[str], seconds: float = 90) -> httpx.Response:
+    """Return the first answer of a page that a process is about to serve."""
+    end = time.monotonic() + seconds
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            return httpx.get(url, follow_redirects=True)
+        except httpx.TransportError:
+            time.sleep(0.2)
+    server.kill()
+    raise AssertionError(f"{url} never answered; the server said:\n{server.communicate()[0]}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
+
+    missing = [target for target in targets if not (page.parent / target).exists()]
+
+    assert missing == []
+
+
+def test_the_first_two_commands_are_targets_of_the_makefile() -> None:
+    commands = blocks(ROOT / "README.md")[0]
+
+    makefile = (ROOT / "Makefile").read_text()
+
+    assert [command.split()[0] for command in commands] == ["make", "make"]
+    assert all(re.search(rf"^{c.split()[1]}:", makefile, re.MULTILINE) for c in commands)
+
+
+def test_the_commands_for_your_own_catalog_lead_to_an_annotated_page(
+    catalog_folder: Path, environment: dict[str, str]
+) -> None:
+    *commands, serve = next(b for b in blocks(ROOT / "README.md") if "ingest" in b[0])
+    subprocess.run([SKYGLOSS, "migrate"], check=True, cwd=catalog_folder)
+
+    for command in commands:
+        arguments = [SKYGLOSS, *command.split()[1:]]
+        done = subprocess.run(arguments, cwd=catalog_folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+    assert serve == "skygloss serve"
+    port = free_port()
+    server = subprocess.Popen(
+        [SKYGLOSS, "serve", "--port", str(port)],
+        cwd=catalog_folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    page = wait_for(f"http://127.0.0.1:{port}/", server)
+    server.send_signal(signal.SIGTERM)
+    server.wait(30)
+    assert page.status_code == 200
+    assert "1001" in page.text
+
+
+@pytest.mark.slow
+def test_the_demo_annotates_every_source_of_its_field(environment: dict[str, str]) -> None:
+    port = free_port()
+
+    demo = subprocess.Popen(
+        [SKYGLOSS, "demo", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    page = wait_for(f"http://127.0.0.1:{port}/", demo, seconds=240)
+    demo.send_signal(signal.SIGINT)
+    said, _ = demo.communicate(timeout=30)
+
+    assert page.status_code == 200
+    assert "XDF-0001" in page.text
+    assert f"http://127.0.0.1:{port}" in said
+
+
+def test_the_commands_are_listed_without_loading_what_they_need() -> None:
+    program = "import sys, cli; cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "annotate" in done.stdout
+    assert not loaded & {"keras", "tensorflow", "sqlalchemy", "flask", "astropy"}
+
+
+def test_make_lists_its_targets() -> None:
+    done = subprocess.run(
+        [shutil.which("make") or "make", "-C", ROOT], capture_output=True, text=True
+    )
+
+    assert "make demo" in done.stdout
+    assert "make test" in done.stdout
