@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Row, RowMapping, Select, func, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from db.jobs import LEASE
@@ -207,7 +208,7 @@ def pictures(session: Session, source_ids: Sequence[int]) -> dict[int, Row]:
     statement = (
         _cutouts()
         .where(Cutout.source_id.in_(source_ids))
-        .distinct(Cutout.source_id)
+        .ext(distinct_on(Cutout.source_id))
         .order_by(Cutout.source_id, readable.desc(), Cutout.cutout_set_id.desc())
     )
     return {row.Cutout.source_id: row for row in session.execute(statement)}
