@@ -186,7 +186,7 @@ def _engine() -> Engine:
 
 def _catalog_id(engine: Engine, name: str) -> int:
     with session_factory(engine)() as session:
-        catalogs = dict(session.execute(sa.select(Catalog.name, Catalog.id)).tuples().all())
+        catalogs = dict(session.execute(sa.select(Catalog.name, Catalog.id)).all())
     if name not in catalogs:
         known = ", ".join(sorted(catalogs)) or "none"
         raise click.ClickException(f"there is no catalog {name!r}; known: {known}")

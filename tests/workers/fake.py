@@ -1,4 +1,4 @@
-"""A small real annotator, a field for it, and the program of a worker process that runs it.
+"""A small real annotator, and the program of a worker process that runs it.
 
 The pixels say what the annotator does with a source: see the markers. Whoever runs this module
 starts a worker on DATABASE_URL and SKYGLOSS_HOME with the options given as JSON.
@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from sqlalchemy import Engine, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine
 
-from db import cutouts
 from db.engine import create_engine
 from db.home import pixels as pixel_store
 from db.tables import ModelVersion, Shred
 from models.registry import Card
-from tests.builders import make_catalog, make_cutout_set, make_sources
 from workers.annotators.base import Annotator, Columns, CutoutBatch, DataFlag, Inputs, Output
 from workers.device import Device
 from workers.runner import Runner
@@ -76,27 +73,6 @@ def fake_cards(annotator: str) -> list[Card]:
     return [Card(annotator, "mean.v1", "none", "0" * 64, state="current")]
 
 
-def make_field(
-    engine: Engine, blocks: Sequence[Sequence[int]], root: Path | None = None
-) -> list[int]:
-    """A catalog with one source per marker, in blocks; the ids of the sources in order."""
-    rng = np.random.default_rng(1)
-    with Session(engine, expire_on_commit=False) as session:
-        catalog = make_catalog(session)
-        cutout_set = make_cutout_set(session, catalog, size=SIZE)
-        sources = make_sources(session, sum(map(len, blocks)), catalog)
-        session.commit()
-    source_ids = [source.id for source in sources]
-    rest = iter(source_ids)
-    for markers in blocks:
-        with cutouts.Writer(engine, root or pixel_store(), cutout_set) as writer:
-            for marker in markers:
-                image = rng.integers(0, 255, (SIZE, SIZE, 3), np.uint8)
-                image[0, 0, 0] = marker
-                writer.append(next(rest), image)
-    return source_ids
-
-
 def make_runner(
     engine: Engine, annotators: Sequence[type[Annotator]] = (FakeAnnotator,), **values: Any
 ) -> Runner:
@@ -104,18 +80,6 @@ def make_runner(
     defaults = {"batch_size": 8, "until_idle": True, "lease": 2.0, "back_off": 0.05}
     options = Options(**(defaults | values))
     return Runner(engine, pixel_store(), annotators, options, Device("cpu"), cards=fake_cards)
-
-
-def rows_per_source(engine: Engine) -> dict[int, int]:
-    """How many annotations each source has."""
-    with engine.connect() as connection:
-        rows = connection.execute(
-            text(
-                "SELECT source.id, count(shred.source_id) FROM source"
-                " LEFT JOIN shred ON shred.source_id = source.id GROUP BY 1"
-            )
-        )
-        return {row[0]: row[1] for row in rows}
 
 
 def _tell(what: str) -> None:
