@@ -90,13 +90,13 @@ def _flags(batch: CutoutBatch, inputs: Inputs) -> NDArray[np.int32]:
 
 def _signal(images: NDArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Share of finite pixels, shape (n,), and whether the finite ones differ at all, (n,)."""
-    flat = images.reshape(len(images), -1)
-    if np.issubdtype(flat.dtype, np.integer):
-        return np.ones(len(flat)), flat.min(axis=1) != flat.max(axis=1)
-    finite = np.isfinite(flat)
-    lowest = np.where(finite, flat, np.inf).min(axis=1)
-    highest = np.where(finite, flat, -np.inf).max(axis=1)
-    return finite.mean(axis=1), lowest < highest
+    each = (1, 2, 3)
+    if np.issubdtype(images.dtype, np.integer):
+        return np.ones(len(images)), images.min(axis=each) != images.max(axis=each)
+    finite = np.isfinite(images)
+    lowest = np.where(finite, images, np.inf).min(axis=each)
+    highest = np.where(finite, images, -np.inf).max(axis=each)
+    return finite.mean(axis=each), lowest < highest
 
 
 def _pictures(batch: CutoutBatch, images: NDArray) -> NDArray[np.uint8]:

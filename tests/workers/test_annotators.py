@@ -1,0 +1,256 @@
+"""What every annotator keeps to; runs for each of ANNOTATORS, with the shipped weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from db.annotations import result_columns
+from db.cutouts import CutoutFlag
+from db.tables import ModelVersion
+from models import registry
+from tests.workers.fake import FakeAnnotator
+from workers.annotators import ANNOTATORS
+from workers.annotators.base import Annotator, CutoutBatch, DataFlag
+from workers.annotators.shreds import PIXEL_SCALE, SIZE, ShredFlag, Shreds
+
+EVERY = [*ANNOTATORS, FakeAnnotator]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Annotator]:
+    """Every annotator with its current weights."""
+    return {annotator.name: _load(annotator) for annotator in EVERY}
+
+
+def _load(annotator: type[Annotator]) -> Annotator:
+    instance = annotator(batch_size=4)
+    name = "mean.v1"
+    if annotator in ANNOTATORS:
+        name = registry.find(annotator.name).name
+    instance.load(ModelVersion(annotator=annotator.name, name=name))
+    return instance
+
+
+def make_batch(annotator: type[Annotator], n: int = 5, **values: object) -> CutoutBatch:
+    """Random readable cutouts as the annotator likes them best."""
+    inputs = annotator.inputs
+    shape = (n, inputs.size, inputs.size, len(inputs.bands))
+    images = np.random.default_rng(3).integers(1, 250, shape, np.uint8)
+    defaults = {
+        "source_ids": np.arange(n) + 100,
+        "pixels": images,
+        "readable": np.ones(n, bool),
+        "cutout_flags": np.zeros(n, np.int32),
+        "bands": inputs.bands,
+        "pixel_scale": inputs.pixel_scale,
+        "unit": inputs.units[0],
+    }
+    return CutoutBatch(**(defaults | values))
+
+
+def chosen(batch: CutoutBatch, rows: NDArray) -> CutoutBatch:
+    per_row = ("source_ids", "pixels", "readable", "cutout_flags")
+    return replace(batch, **{name: getattr(batch, name)[rows] for name in per_row})
+
+
+@pytest.mark.parametrize("annotator", EVERY)
+def test_outputs_are_columns_of_the_table_with_the_same_unit(annotator: type[Annotator]) -> None:
+    outputs = {output.column: output for output in annotator.outputs}
+    columns = annotator.table.__table__.columns
+
+    assert {*outputs, "flags"} == set(result_columns(annotator.table))
+    for name, output in outputs.items():
+        assert output.description
+        assert output.ucd
+        comment = columns[name].comment or ""
+        assert comment
+        assert (f"[{output.unit}]" in comment) == bool(output.unit)
+
+
+@pytest.mark.parametrize("annotator", EVERY)
+def test_every_flag_is_one_bit_and_says_what_it_means(annotator: type[Annotator]) -> None:
+    flags = list(annotator.flags)
+
+    assert flags
+    for flag in flags:
+        assert isinstance(flag, DataFlag)
+        assert int(flag).bit_count() == 1
+        assert flag.note
+    assert annotator.description()["flags"] == {str(int(flag)): flag.note for flag in flags}
+
+
+@pytest.mark.parametrize("annotator", EVERY)
+def test_names_are_unique_words(annotator: type[Annotator]) -> None:
+    names = [each.name for each in EVERY]
+
+    assert names.count(annotator.name) == 1
+    assert annotator.name.isidentifier()
+
+
+@pytest.mark.parametrize("annotator", EVERY)
+def test_rows_come_back_in_the_length_and_order_of_the_batch(
+    annotator: type[Annotator], loaded: dict[str, Annotator]
+) -> None:
+    batch = make_batch(annotator)
+    order = np.array([3, 0, 4, 1, 2])
+
+    straight = loaded[annotator.name].annotate(batch)
+    shuffled = loaded[annotator.name].annotate(chosen(batch, order))
+
+    assert set(straight) == set(result_columns(annotator.table))
+    assert straight["flags"].dtype == np.int32
+    for name, values in straight.items():
+        assert len(values) == len(batch)
+        np.testing.assert_allclose(shuffled[name], values[order], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("annotator", EVERY)
+def test_the_same_batch_gives_the_same_values(
+    annotator: type[Annotator], loaded: dict[str, Annotator]
+) -> None:
+    batch = make_batch(annotator)
+
+    first, second = (loaded[annotator.name].annotate(batch) for _ in range(2))
+
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name])
+
+
+@pytest.mark.parametrize("annotator", EVERY)
+def test_the_batch_is_left_as_it_was(
+    annotator: type[Annotator], loaded: dict[str, Annotator]
+) -> None:
+    batch = make_batch(annotator)
+    before = batch.pixels.copy()
+
+    loaded[annotator.name].annotate(batch)
+
+    np.testing.assert_array_equal(batch.pixels, before)
+
+
+@pytest.mark.parametrize("annotator", EVERY)
+def test_a_missing_image_is_flagged_and_its_neighbours_are_not(
+    annotator: type[Annotator], loaded: dict[str, Annotator]
+) -> None:
+    n = 3
+    missing = np.array([False, True, False])
+    batch = make_batch(annotator, n)
+    batch.pixels[missing] = 0
+    batch = replace(
+        batch,
+        readable=~missing,
+        cutout_flags=np.where(missing, int(CutoutFlag.NO_IMAGE), 0).astype(np.int32),
+    )
+
+    columns = loaded[annotator.name].annotate(batch)
+
+    assert ((columns["flags"] != 0) == missing).all()
+    for output in annotator.outputs:
+        assert (np.isnan(columns[output.column]) == missing).all()
+
+
+@pytest.mark.parametrize("annotator", ANNOTATORS)
+def test_an_empty_batch_gives_empty_columns(
+    annotator: type[Annotator], loaded: dict[str, Annotator]
+) -> None:
+    columns = loaded[annotator.name].annotate(make_batch(annotator, 0))
+
+    assert all(len(values) == 0 for values in columns.values())
+
+
+def flux_batch(images: NDArray, **values: object) -> CutoutBatch:
+    n = len(images)
+    return make_batch(Shreds, n, pixels=images, unit="nanomaggy", bands=("g", "r", "z"), **values)
+
+
+@pytest.fixture
+def flux() -> NDArray[np.float32]:
+    """A round galaxy in nanomaggies, shape (2, 128, 128, 3)."""
+    y, x = np.indices((SIZE, SIZE)) - (SIZE - 1) / 2
+    profile = np.exp(-np.hypot(x, y) / 8)[..., None] * np.array([0.2, 0.4, 0.6])
+    noise = np.random.default_rng(5).normal(0, 0.003, (2, SIZE, SIZE, 3))
+    return (profile + noise).astype(np.float32)
+
+
+def annotate_shreds(loaded: dict[str, Annotator], batch: CutoutBatch) -> tuple[NDArray, NDArray]:
+    columns = loaded["shreds"].annotate(batch)
+    return columns["p_shred"], columns["flags"]
+
+
+def test_shreds_judges_fluxes_without_a_flag(loaded: dict[str, Annotator], flux: NDArray) -> None:
+    p_shred, flags = annotate_shreds(loaded, flux_batch(flux))
+
+    assert flags.tolist() == [0, 0]
+    assert (p_shred < 0.5).all()  # a lone round galaxy is no shred
+
+
+def test_shreds_takes_pixels_without_a_value_for_sky_and_says_so(
+    loaded: dict[str, Annotator], flux: NDArray
+) -> None:
+    flux[0, :20] = np.nan
+    flux[1, :100] = np.inf
+
+    p_shred, flags = annotate_shreds(loaded, flux_batch(flux))
+
+    assert flags.tolist() == [
+        ShredFlag.NOT_FINITE,
+        ShredFlag.NOT_FINITE | ShredFlag.NO_SIGNAL,
+    ]
+    assert np.isnan(p_shred).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("level", [0.0, np.nan])
+def test_shreds_says_nothing_about_an_image_without_signal(
+    loaded: dict[str, Annotator], flux: NDArray, level: float
+) -> None:
+    flux[0] = level
+
+    p_shred, flags = annotate_shreds(loaded, flux_batch(flux))
+
+    assert flags[0] & ShredFlag.NO_SIGNAL
+    assert np.isnan(p_shred).tolist() == [True, False]
+
+
+def test_shreds_flags_a_field_that_is_cut_off(loaded: dict[str, Annotator], flux: NDArray) -> None:
+    small = flux[:, 6:-6, 6:-6]
+    outside = np.array([int(CutoutFlag.PARTLY_OUTSIDE), 0], np.int32)
+
+    _, of_small = annotate_shreds(loaded, flux_batch(small))
+    _, of_edge = annotate_shreds(loaded, flux_batch(flux, cutout_flags=outside))
+
+    assert of_small.tolist() == [ShredFlag.PARTIAL] * 2
+    assert of_edge.tolist() == [ShredFlag.PARTIAL, 0]
+
+
+def test_shreds_resamples_other_scales_and_says_so(
+    loaded: dict[str, Annotator], flux: NDArray
+) -> None:
+    fine = np.repeat(np.repeat(flux, 2, axis=1), 2, axis=2) / 4
+
+    p_shred, flags = annotate_shreds(loaded, flux_batch(fine, pixel_scale=PIXEL_SCALE / 2))
+    direct, _ = annotate_shreds(loaded, flux_batch(flux))
+
+    assert flags.tolist() == [ShredFlag.RESAMPLED] * 2
+    assert p_shred == pytest.approx(direct, abs=0.1)
+
+
+def test_shreds_flags_what_the_store_could_not_read(loaded: dict[str, Annotator]) -> None:
+    batch = make_batch(
+        Shreds,
+        2,
+        readable=np.array([False, True]),
+        cutout_flags=np.array([int(CutoutFlag.UNREADABLE), 0], np.int32),
+    )
+
+    p_shred, flags = annotate_shreds(loaded, batch)
+
+    assert flags.tolist() == [ShredFlag.UNREADABLE, 0]
+    assert np.isnan(p_shred).tolist() == [True, False]
+
+
+def test_shreds_agrees_with_its_network_on_size_and_scale() -> None:
+    from models import shreds
+
+    assert (SIZE, PIXEL_SCALE) == (shreds.SIZE, shreds.PIXEL_SCALE)
