@@ -65,7 +65,8 @@ def fill(session: Session) -> Survey:
 
     Source k has probability (k % 20) / 20 from the current version, so that each value occurs
     three times; k = 7 has a flag and no probability, k = 8 no opinion at all, k = 9 is flagged as
-    partly outside. Every fourth source has no magnitudes; k = 3 shares its position with k = 2.
+    partly outside. Every fourth source has no magnitudes, every twentieth from k = 5 a bad fit;
+    k = 3 shares its position with k = 2. Sources 2 to 11 and 22 to 31 are near a host each.
     """
     catalog = make_catalog(session, name="field", release="DR10", n_sources=N)
     hosts = make_catalog(session, name="hosts", survey="nsa", n_sources=2)
@@ -94,6 +95,8 @@ def fill(session: Session) -> Survey:
 def _source(session: Session, catalog: Catalog, k: int) -> Source:
     values = {**GOOD, "mag_r": 17.0 + (k % 15) * 0.25, "extra": {"maskbits": k % 3, "ebv": 0.03}}
     values |= {"mag_g": values["mag_r"] + 0.5, "mag_z": values["mag_r"] - 0.3}
+    if k % 20 == 5:
+        values["rchisq_max"] = 12.0
     if k % 4 == 3:
         values = {"type": "PSF", "shape_r": 0.0}
     place = 2 if k == 3 else k
