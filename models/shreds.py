@@ -86,7 +86,7 @@ def published() -> keras.Model:
         x = layers.Conv2D(filters, kernel, activation="relu")(x)  # loses kernel - 1 per side
         x = layers.MaxPooling2D(pool)(x)  # (n, 63 | 30 | 14 | 2, same, filters)
         x = layers.Dropout(0.2)(x)
-    x = layers.Flatten()(x)  # (n, 2048)
+    x = layers.Flatten(name="flatten")(x)  # (n, 2048)
     x = layers.Dense(1024, activation="relu")(x)
     x = layers.Dropout(0.2)(x)
     p = layers.Dense(2, activation="softmax", dtype="float32", name="probability")(x)
@@ -247,8 +247,9 @@ class Views(layers.Layer):
 
     def call(self, x: Any) -> Any:
         """(n, rings, rays, c) becomes (4 n, rings, rays, c), view by view."""
-        turned = ops.roll(x, RAYS // 16, axis=2)
-        return ops.concatenate([x, turned, ops.flip(x, axis=2), ops.flip(turned, axis=2)], axis=0)
+        both = ops.concatenate([x, ops.roll(x, RAYS // 16, axis=2)], axis=0)
+        mirrored = ops.roll(ops.flip(both, axis=2), 1, axis=2)  # ray j becomes ray -j
+        return ops.concatenate([both, mirrored], axis=0)
 
 
 @keras.saving.register_keras_serializable("skygloss")

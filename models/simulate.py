@@ -135,10 +135,10 @@ def _picture(
     import galsim
 
     seeing = rng.normal(1.3, 0.15) / pixel_scale  # FWHM [pixel]
-    psf = galsim.Moffat(beta=3.5, fwhm=max(2.5, seeing))
+    psf = galsim.Kolmogorov(fwhm=max(2.5, seeing))
     shear = galsim.Shear(q=host.axis_ratio, beta=host.angle * galsim.radians)
     disc = galsim.Exponential(half_light_radius=host.radius).shear(shear)
-    bulge = galsim.DeVaucouleurs(half_light_radius=max(1.0, 0.25 * host.radius), trunc=4 * size)
+    bulge = galsim.DeVaucouleurs(half_light_radius=max(1.0, 0.25 * host.radius))
     total = _band_fluxes(host.magnitude, MIXED)
     share = (1 - host.bulge) * (1 - host.knot_flux.sum())
     flux = _draw(disc, psf, nucleus, size)[..., None] * total * share

@@ -60,7 +60,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset("polar", first_rounds=1, rounds=3, round_size=2048),
-    "shipped": Preset("polar", first_rounds=3, rounds=10, members=3),
+    "shipped": Preset("polar", first_rounds=3, rounds=9, members=3),
     "published": Preset(
         "published",
         first_rounds=0,
@@ -108,13 +108,21 @@ def train(
         return model
     model = shreds.build("polar", **preset.options)
     for k in range(preset.members):
-        keras.utils.set_random_seed(100 * seed + k)
-        member = shreds.polar_member(name=f"member_{k}")
-        picture = keras.Input((shreds.SIZE, shreds.SIZE, 3))
-        p = keras.layers.Activation("sigmoid")(member(shreds.polar_picture(picture)))
-        _fit(keras.Model(picture, p), data, preset, 100 * seed + k, progress)
+        member = train_member(data, preset, 100 * seed + k, progress)
         model.get_layer(f"member_{k}").set_weights(member.get_weights())
     return model
+
+
+def train_member(
+    data: Labelled, preset: Preset, seed: int, progress: Progress | None = None
+) -> keras.Model:
+    """Train one member of a polar network; it takes polar pictures and gives log odds."""
+    keras.utils.set_random_seed(seed)
+    member = shreds.polar_member()
+    picture = keras.Input((shreds.SIZE, shreds.SIZE, 3))
+    p = keras.layers.Activation("sigmoid")(member(shreds.polar_picture(picture)))
+    _fit(keras.Model(picture, p), data, preset, seed, progress)
+    return member
 
 
 def _fit(
@@ -153,6 +161,7 @@ def _compile(model: keras.Model, preset: Preset) -> None:
         return
     steps = (preset.first_rounds + preset.rounds) * preset.round_size // BATCH
     warm_up = min(100, steps // 5)
+    memory = min(0.99, 1 - 10 / max(steps, 20))  # of the averaged weights
     schedule = keras.optimizers.schedules.CosineDecay(
         0.1 * preset.learning_rate,
         steps - warm_up,
@@ -161,7 +170,7 @@ def _compile(model: keras.Model, preset: Preset) -> None:
         warmup_steps=warm_up,
     )
     model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=1e-3, use_ema=True, ema_momentum=0.99),
+        keras.optimizers.AdamW(schedule, weight_decay=1e-3, use_ema=True, ema_momentum=memory),
         "binary_crossentropy",
     )
 
@@ -178,9 +187,9 @@ def rounds(
         if number >= preset.first_rounds:
             left = 1 - (number - preset.first_rounds) / preset.rounds
             share = preset.recentred_after * left
-        n_recentred = int(share * preset.round_size)
+        n_recentred = int(share * preset.round_size) if points and len(points.x) else 0
         pictures, targets = _labelled_pictures(data, preset.round_size - n_recentred, rng)
-        if points is not None and n_recentred:
+        if points and n_recentred:
             more, more_targets = _recentred_pictures(data, points, n_recentred, rng)
             pictures, targets = np.concatenate([pictures, more]), np.append(targets, more_targets)
         order = rng.permutation(len(targets))
@@ -204,13 +213,14 @@ def _recentred_pictures(
     data: Labelled, points: Points, n: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Half shreds, a quarter nuclei of large objects, a quarter small objects, where there are."""
-    kinds = (
-        (points.is_shred, n // 2),
-        (~points.is_shred & points.large, n // 4),
-        (~points.is_shred & ~points.large, n - n // 2 - n // 4),
-    )
-    chosen = [rng.choice(np.flatnonzero(kind), m) for kind, m in kinds if kind.any()]
-    where = np.concatenate(chosen)
+    chance = np.zeros(len(points.x))
+    for kind, share in (
+        (points.is_shred, 0.5),
+        (~points.is_shred & points.large, 0.25),
+        (~points.is_shred & ~points.large, 0.25),
+    ):
+        chance[kind] = share / max(1, kind.sum())
+    where = rng.choice(len(chance), n, p=chance / chance.sum())
     pictures = np.stack(
         [vary(data.rgb[points.row[k]], rng, points.x[k], points.y[k]) for k in where]
     )
