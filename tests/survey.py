@@ -117,7 +117,7 @@ def _opine(session: Session, source: Source, k: int, run: Run, other_run: Run) -
                 flags={7: 1, 9: 4}.get(k, 0),
             )
         )
-    if k < 30:
+    if k < 30 and k != 8:
         session.add(
             Shred(
                 source_id=source.id,

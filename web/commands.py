@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from importlib import import_module
 from typing import Any
 
@@ -27,6 +29,7 @@ def serve(host: str, port: int, workers: int, debug: bool) -> None:
     change anything. Put a reverse proxy in front to serve them beyond your own machine.
     """
     _check_database()
+    _check_port(host, port)
     if debug:
         _serve_debug(port)
     else:
@@ -43,6 +46,19 @@ def _check_database() -> None:
     except DatabaseUnavailable as error:
         raise click.ClickException(str(error)) from error
     engine.dispose()
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+            raise click.ClickException(
+                f"port {port} of {host} {reason}. Choose another with --port."
+            ) from error
 
 
 def _serve(address: str, workers: int) -> None:

@@ -34,6 +34,7 @@ FILTERS = (
     "radius",
     "id",
 )
+PAGES = ("after", "before")
 VIEWS = ("gallery", "table")
 DEFAULT_SORT = "-p"
 DEFAULT_RADIUS = 60.0  # arcsec
@@ -68,18 +69,18 @@ class Request:
         return {name: value for name, value in merged.items() if value}
 
 
-def read(catalogs: Sequence[Catalog]) -> Request:
-    """Read the selection from the current request's address."""
-    arguments = _arguments((*FILTERS, "sort", "view", "after", "before"))
+def read(catalogs: Sequence[Catalog], paged: bool = False) -> Request:
+    """Read the selection from the current request's address; `paged` allows after and before."""
+    arguments = _arguments((*FILTERS, "sort", "view", *(PAGES if paged else ())))
     sort = _choice(arguments, "sort", SORTS, DEFAULT_SORT)
     view = _choice(arguments, "view", VIEWS, VIEWS[0])
-    kept = {name: value for name, value in arguments.items() if name not in ("after", "before")}
+    kept = {name: value for name, value in arguments.items() if name not in PAGES}
     return Request(_selection(arguments, catalogs), sort, view, kept)
 
 
 def read_positions(sort: str) -> tuple[Position | None, Position | None]:
     """Read where the wanted page begins: (after, before), at most one of them given."""
-    after, before = request.args.get("after"), request.args.get("before")
+    after, before = (request.args.get(name, "").strip() for name in PAGES)
     if after and before:
         raise BadParameter("before", "only one of after and before", before)
     return (
@@ -106,16 +107,6 @@ def decode_position(name: str, word: str, sort: str) -> Position:
     if written_for != sort or not _fits(sort, value, tie):
         raise _bad_position(name, word)
     return Position(value, tie)
-
-
-def whole_number(name: str, default: int = 0) -> int:
-    """Read a whole number from 0 that fits the database."""
-    word = request.args.get(name, "").strip()
-    if not word:
-        return default
-    if not re.fullmatch(r"\d{1,19}", word, re.ASCII) or int(word) > MAX_BIGINT:
-        raise BadParameter(name, "a whole number from 0", word)
-    return int(word)
 
 
 def _arguments(known: Sequence[str]) -> dict[str, str]:

@@ -44,7 +44,7 @@ DOWNLOAD_CHUNK = 500  # rows
 def listing() -> str:
     """Show a page of a selection."""
     catalogs = queries.catalogs(session())
-    wanted = parameters.read(catalogs)
+    wanted = parameters.read(catalogs, paged=True)
     after, before = parameters.read_positions(wanted.sort)
     page, rows = queries.sources(
         session(), wanted.selection, wanted.sort, PAGE_SIZES[wanted.view], after, before

@@ -1,0 +1,178 @@
+"""A journey through the pages with a real browser, for what no test client can see."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from werkzeug.serving import make_server
+
+from tests.web.conftest import Site
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(site: Site) -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, site.app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(
+    browser: Browser, address: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Page]:
+    context = browser.new_context(
+        base_url=address, color_scheme="light", viewport={"width": 1200, "height": 800}
+    )
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    yield page
+    page.screenshot(path=tmp_path / f"{request.node.originalname}.png")
+    context.close()
+    assert errors == []
+
+
+def background(page: Page) -> str:
+    colour: str = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return colour
+
+
+def test_a_reader_filters_and_opens_a_source_with_the_keyboard_alone(page: Page) -> None:
+    page.goto("/sources")
+    page.keyboard.press("/")
+    page.keyboard.type("src-01")
+    expect(page.locator("#id")).to_have_value("src-01")
+    page.locator("#id").fill("")
+    page.locator("[name=p_min]").fill("0.9")
+    page.keyboard.press("Enter")
+
+    expect(page).to_have_url("/sources?p_min=0.9")
+    expect(page.locator(".card")).to_have_count(6)
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("j")
+    expect(page.locator(".card").nth(1)).to_be_focused()
+    wanted = page.locator(".card .id").nth(1).inner_text()
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text(wanted)
+
+    page.keyboard.press("j")
+    expect(page.locator("h1")).not_to_have_text(wanted)
+    page.keyboard.press("u")
+    expect(page).to_have_url("/sources?p_min=0.9")
+
+
+def test_images_are_really_drawn(page: Page) -> None:
+    page.goto("/sources?id=src-020")
+
+    width = page.locator(".card img").evaluate("image => image.naturalWidth")
+
+    assert width == 16
+
+
+def test_n_and_p_turn_pages(page: Page) -> None:
+    page.goto("/sources")
+    page.keyboard.press("n")
+    expect(page.locator(".card")).to_have_count(14)
+    page.keyboard.press("p")
+    expect(page.locator(".card")).to_have_count(48)
+
+
+def test_the_chosen_theme_is_remembered(page: Page) -> None:
+    page.goto("/sources")
+    light = background(page)
+    page.get_by_role("button", name="Switch between light and dark").click()
+    dark = background(page)
+    page.goto("/status")
+
+    assert light != dark
+    assert background(page) == dark
+
+
+def test_dark_follows_the_system_until_the_reader_chooses(page: Page) -> None:
+    page.goto("/sources")
+    light = background(page)
+
+    page.emulate_media(color_scheme="dark")
+
+    assert background(page) != light
+
+
+def test_help_opens_and_closes_by_key(page: Page) -> None:
+    page.goto("/sources")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_the_first_tab_leads_past_the_menu(page: Page) -> None:
+    page.goto("/sources")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+@pytest.mark.parametrize("path", ["/sources", "/sources?view=table", "/status", "/models"])
+def test_no_page_is_wider_than_a_phone(page: Page, path: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(path)
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_status_stays_fresh_and_keeps_what_was_unfolded(page: Page) -> None:
+    page.clock.install()
+    page.goto("/status")
+    page.locator(".failure summary").click()
+    with page.expect_response("**/status"):
+        page.clock.run_for(5100)
+
+    expect(page.locator(".failure pre")).to_be_visible()
+
+
+def test_pages_work_without_scripts(browser: Browser, address: str) -> None:
+    context = browser.new_context(base_url=address, java_script_enabled=False)
+    page = context.new_page()
+    page.goto("/sources")
+    page.locator("[name=p_min]").fill("0.95")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".card")).to_have_count(3)
+
+    page.locator(".card").first.click()
+
+    expect(page.get_by_role("heading", name="Opinions")).to_be_visible()
+    context.close()

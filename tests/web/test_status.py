@@ -1,0 +1,63 @@
+import re
+
+from flask.testing import FlaskClient
+
+from tests.web.conftest import Site
+
+
+def test_status_shows_catalogs_with_their_rejections(client: FlaskClient) -> None:
+    page = client.get("/status").text
+
+    assert "field.fits" in page
+    assert re.search(r'href="/catalogs/field/rejections">1</a>', page)
+
+
+def test_status_shows_progress_and_failures_with_their_errors(client: FlaskClient) -> None:
+    page = client.get("/status").text
+
+    assert "30 of 31 sources" in page
+    assert "1 failed" in page
+    assert "bad &lt;pixels&gt;" in page
+
+
+def test_status_shows_workers_with_their_device_and_why_no_gpu(client: FlaskClient) -> None:
+    page = client.get("/status").text
+
+    assert '<span class="worker alive">alive</span>' in page
+    assert "no CUDA" in page
+
+
+def test_status_refreshes_itself_with_and_without_scripts(client: FlaskClient) -> None:
+    page = client.get("/status").text
+
+    assert '<noscript><meta http-equiv="refresh" content="10"></noscript>' in page
+    assert 'id="live" data-refresh="5"' in page
+
+
+def test_rejected_rows_are_listed_with_reasons(client: FlaskClient) -> None:
+    page = client.get("/catalogs/field/rejections").text
+
+    assert "ra is NaN" in page
+    assert "src-bad" in page
+
+
+def test_a_model_page_shows_metrics_with_intervals_and_limits(client: FlaskClient) -> None:
+    page = client.get("/models/shreds/residual.v1").text
+
+    assert "0.980" in page
+    assert "0.960 to 0.990" in page
+    assert "made-up discs" in page
+    assert "Compact background galaxies." in page
+    assert "Its opinions are the ones shown." in page
+
+
+def test_models_are_listed_with_their_states(client: FlaskClient, site: Site) -> None:
+    page = client.get("/models").text
+
+    assert page.index("residual.v1") < page.index("published.v1")
+    assert "candidate" in page
+
+
+def test_health_and_readiness(client: FlaskClient) -> None:
+    assert client.get("/healthz").json == {"status": "ok"}
+    assert client.get("/readyz").json == {"status": "ok"}
