@@ -19,6 +19,7 @@ from workers.supply import Supply
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 5.0  # seconds between looks for new blocks and versions while busy
+POLL_SPACING = 50.0  # times as long as a look takes, so that looking costs 2 % at most
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between looks while idle, unless woken
 STEP = 0.25  # seconds between looks at whether to stop
 
@@ -31,7 +32,7 @@ class Reader:
         self._supplies: dict[int, Supply] = {}  # by model version
         self._sets: dict[int, CutoutSet] = {}
         self._bell: Connection | None = None
-        self._polled_at = float("-inf")
+        self._poll_due = 0.0
         self._pause = FIRST_PAUSE
         self._strangers: set[int] = set()
 
@@ -53,19 +54,26 @@ class Reader:
     def _claim(self) -> Sequence[Claim]:
         if any(claim.attempt > 1 for claim in self.station.held.all()):
             return []  # a job that failed before is worked on alone
-        claims: Sequence[Claim] = []
-        if time.monotonic() - self._polled_at < POLL_INTERVAL:
-            claims = self.station.database.do(self._claim_fresh)
-        if not claims:
-            self.station.database.do(self._poll)
-            claims = self.station.database.do(self._claim_fresh)
-        if not claims and not len(self.station.held):
-            claims = self.station.database.do(self._claim_again)
+        database, is_idle = self.station.database, not len(self.station.held)
+        if time.monotonic() >= self._poll_due:
+            self._poll()
+        claims = database.do(self._claim_fresh)
+        if not claims and is_idle:
+            self._poll()
+            claims = database.do(self._claim_fresh) or database.do(self._claim_again)
         self.station.held.add(claims)
         return claims
 
-    def _poll(self, session: Session) -> None:
+    def _poll(self) -> None:
         """Make the jobs of blocks and versions that have come, and end the jobs nobody finishes."""
+        began = time.monotonic()
+        n_new, n_ended = self.station.database.do(self._renew)
+        if n_new or n_ended:
+            log.info("jobs_new=%d jobs_given_up=%d", n_new, n_ended)
+        seconds = time.monotonic() - began
+        self._poll_due = time.monotonic() + max(POLL_INTERVAL, POLL_SPACING * seconds)
+
+    def _renew(self, session: Session) -> tuple[int, int]:
         sets = supply.cutout_sets(session, self.station.options.catalog_id)
         current = model_versions.current(session, list(self.station.annotators))
         self._sets = {cutout_set.id: cutout_set for cutout_set in sets}
@@ -75,10 +83,7 @@ class Reader:
             if self._has_weights(version)
         }
         n_new = sum(supply.enqueue(session, each) for each in self._supplies.values())
-        n_ended = jobs.give_up(session)
-        if n_new or n_ended:
-            log.info("jobs_new=%d jobs_given_up=%d", n_new, n_ended)
-        self._polled_at = time.monotonic()
+        return n_new, jobs.give_up(session)
 
     def _claim_fresh(self, session: Session) -> list[Claim]:
         """Claim blocks until together they fill a call of the network."""

@@ -54,7 +54,8 @@ class Runner:
     cards : callable
         Gives the cards of an annotator, by its name.
     progress : callable
-        Called with the number of sources of each batch that is done.
+        Called with 0 when a network is loaded, then with the number of sources of each batch that
+        is done.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class Runner:
                 )
             )
             self._loaded[version_id] = Loaded(annotator, version.name, run_id)
+            self.progress(0)
             log.info(
                 "annotator=%s version=%s device=%s load_s=%.2f",
                 *(annotator.name, version.name, self.device.name, time.monotonic() - began),
