@@ -244,7 +244,6 @@ def _copy_all(
                 try:
                     _store(connection, entry, chunk, _copy_straight)
                 except psycopg2.errors.UniqueViolation:
-                    connection.rollback()
                     straight = False
             if not straight:
                 _store(connection, entry, chunk, _copy_new)
@@ -279,34 +278,34 @@ def _store(
     copy: Callable[[Connection, Any, Packed], tuple[int, dict[int, str]]],
 ) -> None:
     """One transaction: the sources of a chunk, its rejections, and how far reading got."""
-    n_new, repeated = copy(connection, entry, chunk)
-    reasons = {**chunk.reasons, **repeated}
-    if reasons:
-        rejected = [
-            {
-                "catalog_file_id": entry.id,
-                "row": chunk.first_row + i,
-                "survey_id": chunk.survey_id[i].decode("utf-8", "replace") or None,
-                "reason": reason,
-            }
-            for i, reason in sorted(reasons.items())
-        ]
-        connection.execute(insert(Rejection), rejected)
-    connection.execute(
-        update(CatalogFileRow)
-        .where(CatalogFileRow.id == entry.id)
-        .values(
-            n_read=chunk.first_row + chunk.n_rows,
-            n_new=CatalogFileRow.n_new + n_new,
-            n_rejected=CatalogFileRow.n_rejected + len(reasons),
+    with connection.begin():
+        n_new, repeated = copy(connection, entry, chunk)
+        reasons = {**chunk.reasons, **repeated}
+        if reasons:
+            rejected = [
+                {
+                    "catalog_file_id": entry.id,
+                    "row": chunk.first_row + i,
+                    "survey_id": chunk.survey_id[i].decode("utf-8", "replace") or None,
+                    "reason": reason,
+                }
+                for i, reason in sorted(reasons.items())
+            ]
+            connection.execute(insert(Rejection), rejected)
+        connection.execute(
+            update(CatalogFileRow)
+            .where(CatalogFileRow.id == entry.id)
+            .values(
+                n_read=chunk.first_row + chunk.n_rows,
+                n_new=CatalogFileRow.n_new + n_new,
+                n_rejected=CatalogFileRow.n_rejected + len(reasons),
+            )
         )
-    )
-    connection.execute(
-        update(Catalog)
-        .where(Catalog.id == entry.catalog_id)
-        .values(n_sources=Catalog.n_sources + n_new)
-    )
-    connection.commit()
+        connection.execute(
+            update(Catalog)
+            .where(Catalog.id == entry.catalog_id)
+            .values(n_sources=Catalog.n_sources + n_new)
+        )
 
 
 def _copy_straight(connection: Connection, entry: Any, chunk: Packed) -> tuple[int, dict[int, str]]:

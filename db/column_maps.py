@@ -212,6 +212,7 @@ class BoundMap:
         self, data: Mapping[str, Any], columns: Sequence[ColumnInfo], drop: Sequence[str] = ()
     ) -> None:
         self.data = data
+        self._names = [c.name for c in columns]
         self._by_name = {c.name.lower(): c for c in reversed(columns)}
         self._used: set[str] = set()
         self.absent: dict[str, str] = {}
@@ -229,7 +230,7 @@ class BoundMap:
         entries = ((t, _spelled_out(e)) for t, e in data.get("columns", {}).items())
         bound = [self._derivation(target, entry) for target, entry in entries]
         self.derivations = [d for d in bound if d is not None]
-        self._sort_out_the_rest([c.name for c in columns], [*data.get("drop", []), *drop])
+        self._sort_out_the_rest([*data.get("drop", []), *drop])
 
     def apply(self, chunk: Chunk) -> Rows:
         """Compute the rows of a chunk."""
@@ -251,7 +252,7 @@ class BoundMap:
             raise CatalogError(
                 f"No {what}: map {self.data['survey']!r} expected a column called "
                 f"{' or '.join(_references(reference))} (in any case); the file has "
-                f"{', '.join(c.name for c in self._by_name.values())}. Name it in a column map of "
+                f"{', '.join(self._names)}. Name it in a column map of "
                 "your own (--map, see docs/catalogs.md)."
             )
         return found
@@ -298,11 +299,11 @@ class BoundMap:
         options = {key: value for key, value in entry.items() if key not in taken}
         return Derivation(target, entry["rule"], inputs, options)
 
-    def _sort_out_the_rest(self, names: Sequence[str], drop: Sequence[str]) -> None:
+    def _sort_out_the_rest(self, drop: Sequence[str]) -> None:
         keep = self.data.get("keep", [])
         self.extra: dict[str, str] = {}
         self.dropped: list[str] = []
-        for name in names:
+        for name in self._names:
             key = name.lower()
             if _matches(key, drop):
                 if name not in self._used:

@@ -136,7 +136,7 @@ def match_hosts(
 
 def _catalog_id(engine: Engine, name: str) -> int:
     with engine.connect() as connection:
-        ids = dict(connection.execute(select(Catalog.name, Catalog.id)).tuples().all())
+        ids = dict(connection.execute(select(Catalog.name, Catalog.id)).all())
     if name not in ids:
         there = ", ".join(sorted(ids)) or "none yet"
         raise click.ClickException(f"There is no catalog {name!r}; there are: {there}.")

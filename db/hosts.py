@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
-from db.sky import NEAR, search_arrays
+from db.sky import DEGREES, NEAR, search_arrays
 from db.tables import Source
 
 COSMOLOGY = FlatLambdaCDM(H0=70, Om0=0.3)
@@ -28,7 +28,7 @@ _INSERT = text(
     SELECT source.id, host.id, 3600 * separation.degrees, host.scale * separation.degrees
     FROM unnest(CAST(:hosts AS bigint[]), CAST(:scales AS float8[])) AS host (id, scale)
     JOIN ({NEAR}) ON near.position = host.id
-    CROSS JOIN LATERAL (SELECT 2 * asind(sqrt(least(1, haversine))) AS degrees) AS separation
+    CROSS JOIN LATERAL (SELECT {DEGREES} AS degrees) AS separation
     WHERE haversine <= near."limit" AND source.id <> host.id
     ON CONFLICT DO NOTHING
     """  # noqa: S608

@@ -17,7 +17,7 @@ import numpy as np
 from astropy.coordinates import Latitude, Longitude
 from cdshealpix.nested import cone_search, lonlat_to_healpix, neighbours
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import Double, and_, between, cast, func, literal, or_, select, text, true
+from sqlalchemy import Double, and_, between, func, literal, or_, select, text, true
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -28,6 +28,7 @@ N_CELLS = 12 * 4**ORDER
 CELL_SIZE = 58.6  # degrees across a cell of order 0; halves with each order
 FINEST_ORDER = 27  # the finest that cone_search offers
 PADDING = 1e-6  # degrees (4 mas) added to ranges, so that rounding never loses a source
+FEW_RANGES = 0.1  # degrees: below, a cone is covered more coarsely
 NEIGHBOUR_RADIUS = 10 / 3600  # degrees: up to here nine cells around a position are tight enough
 NO_ANGLE = 1e-80  # degrees taken for nothing: PostgreSQL refuses to square much smaller numbers
 NO_HAVERSINE = 1e-150  # more than the haversine of two such angles
@@ -77,13 +78,14 @@ def cone_ranges(ra: float, dec: float, radius: float) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of int64, shape (n, 2)
-        Ascending, never touching; about ten ranges, 1.5 to 2 times the area of the cone.
+        Ascending, never touching; about ten ranges, 1.5 to 3 times the area of the cone.
     """
     _check(ra, dec, radius)
     reach = radius + PADDING
     if reach >= 90:  # half the sky and more: no index helps
         return np.array([[0, N_CELLS - 1]])
-    order = int(np.clip(np.log2(CELL_SIZE / reach) + 2, 0, FINEST_ORDER))
+    finer = 1 if reach < FEW_RANGES else 2  # fewer ranges against fewer sources tested in vain
+    order = int(np.clip(np.log2(CELL_SIZE / reach) + finer, 0, FINEST_ORDER))
     cells, orders, _ = cone_search(Longitude(ra, u.deg), Latitude(dec, u.deg), reach * u.deg, order)
     return _merge(*_bounds(cells.astype(np.int64), orders.astype(np.int64)))
 
@@ -109,10 +111,10 @@ def cone(ra: float, dec: float, radius: float, table: Any = Source) -> ColumnEle
 
 
 def separation(ra: float, dec: float, table: Any = Source) -> ColumnElement[float]:
-    """Angle between a position and each source [deg]."""
-    return _number(2) * func.asind(
-        func.sqrt(func.least(_number(1), _haversine(ra % 360, dec, table)))
-    )
+    """Angle between a position and each source [deg]; exactly 0 at the same place."""
+    haversine = _haversine(ra % 360, dec, table) - _number(NO_HAVERSINE)
+    bounded = func.least(_number(1), func.greatest(_number(0), haversine))
+    return _number(2) * func.asind(func.sqrt(bounded))
 
 
 def nearest(
@@ -209,9 +211,10 @@ def search_arrays(
     }
 
 
-# Ranges as a plain join would make the planner expect a ninth of the table per range and scan it
+# FROM clause: every source in the ranges of `search_arrays`, with `haversine` of its angle to the
+# position. Ranges as a plain join would make the planner expect a ninth of the table per range and scan it
 # all; the subquery with OFFSET 0 is searched once per range, by the index.
-NEAR = """
+NEAR = f"""
     unnest(CAST(:position AS bigint[]), CAST(:low AS bigint[]), CAST(:high AS bigint[]),
            CAST(:ra AS float8[]), CAST(:dec AS float8[]), CAST(:limit AS float8[]))
         AS near (position, low, high, ra, "dec", "limit")
@@ -222,13 +225,14 @@ NEAR = """
         OFFSET 0
     ) AS source
     CROSS JOIN LATERAL (
-        SELECT power(sind(greatest(abs(source."dec" - near."dec"), 1e-80) / 2), 2)
+        SELECT power(sind(greatest(abs(source."dec" - near."dec"), {NO_ANGLE}) / 2), 2)
              + cosd(source."dec") * cosd(near."dec")
-             * power(sind(greatest(abs(source.ra - near.ra), 1e-80) / 2), 2) AS haversine
+             * power(sind(greatest(abs(source.ra - near.ra), {NO_ANGLE}) / 2), 2) AS haversine
     ) AS angle
-"""
+"""  # noqa: S608
+DEGREES = f"2 * asind(sqrt(least(1, greatest(0, haversine - {NO_HAVERSINE}))))"
 _PAIRS = text(
-    "SELECT near.position, source.id, 2 * asind(sqrt(least(1, haversine))) AS separation"  # noqa: S608
+    f"SELECT near.position, source.id, {DEGREES} AS separation"  # noqa: S608
     f' FROM {NEAR} WHERE haversine <= near."limit" ORDER BY 1, 3, 2'
 )
 
@@ -245,7 +249,12 @@ def _check(ra: float, dec: float, radius: float) -> None:
 def _haversine(ra: float, dec: float, table: Any) -> ColumnElement[float]:
     """Square of the sine of half the angle to a position."""
     in_ra, in_dec = _half_sine_squared(table.ra, ra), _half_sine_squared(table.dec, dec)
-    return in_dec + func.cosd(table.dec) * func.cosd(_number(dec)) * in_ra
+    return in_dec + func.cosd(table.dec) * _number(_cosine(dec)) * in_ra
+
+
+def _cosine(degrees: float) -> float:
+    """Cosine as PostgreSQL's cosd computes it: exactly 0 at the poles."""
+    return 0.0 if abs(degrees) == 90 else float(np.cos(np.radians(degrees)))
 
 
 def _half_sine_squared(column: Any, value: float) -> ColumnElement[float]:
@@ -265,7 +274,7 @@ def _limit(radius: Any) -> Any:
 
 
 def _number(value: float) -> ColumnElement[float]:
-    return cast(literal(float(value)), Double)
+    return literal(float(value), Double)
 
 
 def _position_ranges(

@@ -28,8 +28,9 @@ def columns(rows: Rows) -> list[str]:
 def pack(rows: Rows, catalog_id: int) -> bytes:
     """Pack the usable rows of a chunk for COPY ... WITH (FORMAT binary)."""
     n = len(rows.survey_id)
-    usable = np.ones(n, dtype=bool)
-    usable[list(rows.reasons)] = False
+    usable: Any = slice(None)
+    if rows.reasons:
+        usable = np.setdiff1d(np.arange(n), list(rows.reasons))
     fields = [
         np.ma.MaskedArray(np.full(n, catalog_id, dtype=np.int64)),
         np.ma.MaskedArray(rows.survey_id),
@@ -108,6 +109,9 @@ def json_tokens(values: NDArray[Any]) -> list[bytes]:
         return []
     if data.dtype.kind in "biuf" and data.ndim <= 2 and data.itemsize <= 8:
         tokens = _number_tokens(data)
+    elif data.dtype.kind == "S" and data.ndim == 1:
+        known = {value: _token(value) for value in set(data.tolist())}  # text often repeats
+        tokens = [known[value] for value in data.tolist()]
     else:
         tokens = [_token(value) for value in data.tolist()]
     for i in np.flatnonzero(mask.reshape(len(mask), -1).all(axis=1)).tolist():
