@@ -6,7 +6,7 @@ while an origin reads, and every source of the catalog gets one row, flagged if 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ class Report:
     n_new: int = 0
     n_refilled: int = 0
     n_present: int = 0  # sources that had their cutout before
-    n_flagged: Counter[str] = field(default_factory=Counter)  # by the flag's name, this time
+    n_flagged: dict[str, int] = field(default_factory=dict)  # by the flag's name, this time
     problems: list[tuple[str, str]] = field(default_factory=list)  # survey id, reason
 
 
@@ -236,6 +236,7 @@ def _readings(origin: Origin, waiting: _Waiting) -> Iterator[tuple[Target, Readi
 
 def _note(report: Report, target: Target, reading: Reading) -> None:
     for flag in reading.flags:
-        report.n_flagged[str(flag.name).lower()] += 1
+        name = str(flag.name).lower()
+        report.n_flagged[name] = report.n_flagged.get(name, 0) + 1
     if reading.reason and len(report.problems) < LISTED:
         report.problems.append((target.survey_id, reading.reason))

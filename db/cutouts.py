@@ -328,6 +328,7 @@ def _create(folder: Path, layout: Layout) -> zarr.Array:
             "pixel_scale_arcsec": layout.pixel_scale,
             "unit": layout.unit,
             "axes": ["cutout", "y", "x", "band"],
+            "first_row": "top" if layout.unit == "display" else "bottom",
         }
     )
     return group.create_array(
