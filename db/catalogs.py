@@ -39,8 +39,8 @@ from db.column_maps import BoundMap
 from db.tables import Catalog, Rejection, Source
 from db.tables import CatalogFile as CatalogFileRow
 
-CHUNK_BYTES = 24 * 2**20  # of rows as they are in the file
-CHUNK_ROWS = 40_000
+CHUNK_BYTES = 16 * 2**20  # of rows as they are in the file
+CHUNK_ROWS = 10_000
 N_AHEAD = 2  # chunks packed before they are copied
 LOCK_WAIT = "15s"  # for a killed ingest of the same catalog to be noticed
 

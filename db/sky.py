@@ -211,9 +211,9 @@ def search_arrays(
     }
 
 
-# FROM clause: every source in the ranges of `search_arrays`, with `haversine` of its angle to the
-# position. Ranges as a plain join would make the planner expect a ninth of the table per range and scan it
-# all; the subquery with OFFSET 0 is searched once per range, by the index.
+# FROM clause: sources in the ranges of `search_arrays`, with the haversine of their angle to the
+# position. A plain join on ranges would make the planner expect a ninth of the table per range and
+# scan it all; the subquery with OFFSET 0 is searched once per range, by the index.
 NEAR = f"""
     unnest(CAST(:position AS bigint[]), CAST(:low AS bigint[]), CAST(:high AS bigint[]),
            CAST(:ra AS float8[]), CAST(:dec AS float8[]), CAST(:limit AS float8[]))

@@ -369,3 +369,13 @@ def test_a_wrong_map_is_refused_with_the_reason(tmp_path: Path, text: str, compl
 
     with pytest.raises(CatalogError, match=complaint):
         column_maps.load(path)
+
+
+def test_the_map_in_the_documentation_is_a_map(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/catalogs.md").read_text(encoding="utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(page.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+
+    assert column_maps.load(path)["survey"] == "mine"
+    for rule in column_maps.RULES:
+        assert f"`{rule}`" in page
