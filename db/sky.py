@@ -28,7 +28,7 @@ N_CELLS = 12 * 4**ORDER
 CELL_SIZE = 58.6  # degrees across a cell of order 0; halves with each order
 FINEST_ORDER = 27  # the finest that cone_search offers
 PADDING = 1e-6  # degrees (4 mas) added to ranges, so that rounding never loses a source
-FEW_RANGES = 0.1  # degrees: below, a cone is covered more coarsely
+FEW_RANGES = 2 / 60  # degrees: below, a cone is covered more coarsely
 NEIGHBOUR_RADIUS = 10 / 3600  # degrees: up to here nine cells around a position are tight enough
 NO_ANGLE = 1e-80  # degrees taken for nothing: PostgreSQL refuses to square much smaller numbers
 NO_HAVERSINE = 1e-150  # more than the haversine of two such angles
@@ -78,13 +78,14 @@ def cone_ranges(ra: float, dec: float, radius: float) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of int64, shape (n, 2)
-        Ascending, never touching; about ten ranges, 1.5 to 3 times the area of the cone.
+        Ascending, never touching: two to five ranges of three to five times the area of a small
+        cone, about ten of 1.5 to 2 times the area of a large one.
     """
     _check(ra, dec, radius)
     reach = radius + PADDING
     if reach >= 90:  # half the sky and more: no index helps
         return np.array([[0, N_CELLS - 1]])
-    finer = 1 if reach < FEW_RANGES else 2  # fewer ranges against fewer sources tested in vain
+    finer = 0 if reach < FEW_RANGES else 2  # fewer ranges against fewer sources tested in vain
     order = int(np.clip(np.log2(CELL_SIZE / reach) + finer, 0, FINEST_ORDER))
     cells, orders, _ = cone_search(Longitude(ra, u.deg), Latitude(dec, u.deg), reach * u.deg, order)
     return _merge(*_bounds(cells.astype(np.int64), orders.astype(np.int64)))
