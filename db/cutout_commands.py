@@ -175,4 +175,4 @@ def _show(report: Report) -> None:
     for survey_id, reason in report.problems[:SHOWN]:
         screen.print(f"  {survey_id}: {reason}", markup=False)
     if len(report.problems) > SHOWN:
-        screen.print("  … --json lists up to 1,000 of them; retry with --retry")
+        screen.print("  … (--json lists more; --retry looks for them again)")

@@ -42,7 +42,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """What an origin has for one source: pixels (h, w, b), or none and the reason."""
+    """What an origin has for one source: pixels (h, w, b), or none and the reason why not."""
 
     pixels: np.ndarray | None = None
     flags: CutoutFlag = CLEAN
@@ -72,7 +72,7 @@ class Report:
     n_refilled: int = 0
     n_present: int = 0  # sources that had their cutout before
     n_flagged: dict[str, int] = field(default_factory=dict)  # by the flag's name, this time
-    problems: list[tuple[str, str]] = field(default_factory=list)  # survey id, reason
+    problems: list[tuple[str, str]] = field(default_factory=list)  # survey id, why it has no pixels
 
 
 def ingest(

@@ -182,7 +182,7 @@ class Mosaic:
         if not np.nan_to_num(pixels).any():
             return Reading(None, CutoutFlag.NO_IMAGE, "no image (all pixels are 0 or NaN)")
         if (windows.area[n] < self.layout.size**2).any():
-            return Reading(pixels, CutoutFlag.PARTLY_OUTSIDE, "partly outside the image")
+            return Reading(pixels, CutoutFlag.PARTLY_OUTSIDE)
         return Reading(pixels)
 
 
