@@ -7,7 +7,6 @@ row that cannot become one. Reading files and writing to the database are done e
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import REAL, BigInteger, Double, Integer, SmallInteger, Text
+from sqlalchemy import Text
 
 from db import sky
 from db.catalog_readers import CatalogError, Chunk, ColumnInfo
+from db.column_rules import RULES
+from db.column_values import as_bytes, as_floats, column_of, element, fitted
 from db.tables import Source
 
 NOT_FROM_MAPS = ("id", "catalog_id", "survey_id", "ra", "dec", "healpix", "extra")
@@ -29,14 +30,6 @@ TARGETS = {c.name: c for c in Source.__table__.columns if c.name not in NOT_FROM
 TO_DEGREES = {"deg": 1.0, "hour": 15.0, "rad": float(np.degrees(1))}
 FILE_UNITS = {"deg": "deg", "degree": "deg", "degrees": "deg", "rad": "rad", "radian": "rad"}
 FILE_UNITS |= {"radians": "rad", "h": "hour", "hr": "hour", "hour": "hour", "hourangle": "hour"}
-NUMBER_TYPES = (
-    (SmallInteger, "i2"),
-    (BigInteger, "i8"),
-    (Integer, "i4"),
-    (REAL, "f4"),
-    (Double, "f8"),
-)
-LN10_FACTOR = 2.5 / np.log(10)  # error of a magnitude per relative error of the flux
 LONGEST_IDENTIFIER = 500  # bytes
 SECTIONS = (
     *("survey", "title", "release", "notes", "detect", "missing", "require", "keep", "drop"),
@@ -44,22 +37,6 @@ SECTIONS = (
 )
 
 Floats = NDArray[np.float64]
-Get = Callable[[str], Any]
-Options = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one kind of derived value is computed.
-
-    `compute(get, options)` receives `get(role)` for the values of a named input, NaN where
-    missing, and the remaining options.
-    """
-
-    compute: Callable[[Get, Options], Any]
-    inputs: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -264,17 +241,16 @@ class BoundMap:
     def _unit(self, reference: str) -> str:
         """Unit of a position: the map's word, else the file's, else degrees."""
         told = self.data["position"].get("unit")
-        info = self._by_name[_column_of(reference).lower()]
+        info = self._by_name[column_of(reference).lower()]
         return told or FILE_UNITS.get(info.unit.lower(), "deg")
 
     def _resolve(self, reference: Any) -> list[str]:
         """The alternatives of a reference that the file has, spelled as in the file."""
         found = []
         for name in _references(reference):
-            info = self._by_name.get(_column_of(name).lower())
+            info = self._by_name.get(column_of(name).lower())
             if info is not None:
-                element = name[len(_column_of(name)) :]
-                found.append(info.name + element)
+                found.append(info.name + name[len(column_of(name)) :])
         return found
 
     def _derivation(self, target: str, entry: dict[str, Any]) -> Derivation | None:
@@ -316,7 +292,7 @@ class BoundMap:
         sentinels = [*self.data.get("missing", []), *missing]
         result: Floats | None = None
         for name in alternatives:
-            values = _as_floats(_element(chunk, name))
+            values = as_floats(element(chunk, name))
             for sentinel in sentinels:
                 values[values == sentinel] = np.nan
             result = values if result is None else np.where(np.isnan(result), values, result)
@@ -338,13 +314,13 @@ class BoundMap:
         with np.errstate(all="ignore"):
             values = np.broadcast_to(RULES[derivation.rule].compute(get, options), chunk.n_rows)
             low, high = options.get("between", (-np.inf, np.inf))
-            return _fitted(np.where((values >= low) & (values <= high), values, np.nan), target)
+            return fitted(np.where((values >= low) & (values <= high), values, np.nan), target)
 
     def _text(self, chunk: Chunk, derivation: Derivation) -> np.ma.MaskedArray:
         if "column" not in derivation.inputs:
             given = np.full(chunk.n_rows, str(derivation.options["value"]).encode())
         else:
-            given = _as_bytes(_element(chunk, derivation.inputs["column"][0][0]))
+            given = as_bytes(element(chunk, derivation.inputs["column"][0][0]))
         words = derivation.options.get("values", {})
         if words:
             distinct, which = np.unique(given, return_inverse=True)
@@ -354,7 +330,7 @@ class BoundMap:
 
     def _identifiers(self, chunk: Chunk) -> NDArray[np.bytes_]:
         """Identifiers as text, columns joined; empty where one is missing."""
-        parts = [_as_bytes(chunk.columns[name]) for name in self.identifier]
+        parts = [as_bytes(element(chunk, name)) for name in self.identifier]
         separator = self.data["identifier"].get("separator", "_").encode()
         joined = parts[0]
         lacking = joined == b""
@@ -374,7 +350,7 @@ class BoundMap:
                 reasons.setdefault(i, say(i))
 
         for name, wanted in self.requirements.items():
-            values = _as_floats(chunk.columns[name])
+            values = as_floats(chunk.columns[name])
             complaint = f"{name} is not {wanted}"
             reject(values != wanted, lambda i, complaint=complaint: complaint)  # type: ignore[misc]
         reject(survey_id == b"", lambda i: "missing identifier")
@@ -395,177 +371,5 @@ def _references(reference: Any) -> list[str]:
     return [reference] if isinstance(reference, str) else list(reference)
 
 
-def _column_of(reference: str) -> str:
-    """`elpetro_nmgy[4]` refers to an element of the column `elpetro_nmgy`."""
-    return re.sub(r"\[\d+\]$", "", reference)
-
-
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern.lower()) for pattern in patterns)
-
-
-def _element(chunk: Chunk, reference: str) -> NDArray[Any]:
-    name = _column_of(reference)
-    values = chunk.columns[name]
-    if name == reference:
-        return values
-    element = int(reference[len(name) + 1 : -1])
-    if values.dtype == object:
-        return np.array([v[element] if v and len(v) > element else np.nan for v in values])
-    if values.ndim < 2 or values.shape[1] <= element:
-        raise CatalogError(
-            f"Column {name} has {values.shape[1:] or 'single'} values per row; the map wants "
-            f"element {element}"
-        )
-    return values[:, element]
-
-
-def _as_floats(values: NDArray[Any]) -> Floats:
-    """Numbers as float64, NaN where masked or not a number."""
-    if values.ndim != 1:
-        raise CatalogError("A column with several values per row needs an element: name[0]")
-    data = np.ma.getdata(values)
-    if data.dtype.kind in "OSU":
-        numbers = np.array([_as_float(v) for v in data.tolist()])
-    else:
-        numbers = data.astype(np.float64)
-    mask = np.ma.getmaskarray(values)
-    if mask.any():
-        numbers[mask] = np.nan
-    return numbers
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return float("nan")
-
-
-def _as_bytes(values: NDArray[Any]) -> NDArray[np.bytes_]:
-    """Values as stripped UTF-8 text, empty where missing; whole numbers without a point."""
-    data = np.ma.getdata(values)
-    if data.dtype.kind == "f":
-        whole = np.isfinite(data) & (data == np.trunc(data)) & (np.abs(data) < 2**53)
-        text = [str(int(v) if w else v) for v, w in zip(data.tolist(), whole, strict=True)]
-        result = np.array(text, dtype=bytes)
-        result[np.isnan(data)] = b""
-    elif data.dtype.kind == "S":
-        result = _clean(data)
-    elif data.dtype.kind in "OU":
-        texts = [b"" if v is None else str(v).encode() for v in data.tolist()]
-        result = np.array([t.replace(b"\0", b"") for t in texts], dtype=bytes)
-    else:
-        result = data.astype(bytes)
-    return np.where(np.ma.getmaskarray(values), b"", np.strings.strip(result))
-
-
-def _clean(texts: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
-    """Text as it should be: ended by a NUL, in UTF-8 (where it is not ASCII, it is Latin-1)."""
-    codes = np.ascontiguousarray(texts).view(np.uint8).reshape(len(texts), -1)
-    if not ((codes > 127).any() or ((codes[:, :-1] == 0) & (codes[:, 1:] != 0)).any()):
-        return texts
-    ended = [text.split(b"\0")[0].decode("latin-1").encode() for text in texts.tolist()]
-    return np.array(ended, dtype=bytes)
-
-
-def _fitted(values: Floats, target: Any) -> np.ma.MaskedArray:
-    """Values in the type of a column of `source`; null where NaN, infinite or too large."""
-    kind = next(np.dtype(code) for sql, code in NUMBER_TYPES if isinstance(target.type, sql))
-    if kind.kind == "f":
-        with np.errstate(over="ignore"):
-            converted = values.astype(kind)
-        return np.ma.MaskedArray(converted, ~np.isfinite(converted))
-    limits = np.iinfo(kind)
-    fits = (values >= limits.min) & (values <= limits.max)
-    return np.ma.MaskedArray(np.where(fits, values, 0).astype(kind), ~fits)
-
-
-def _column(get: Get, options: Options) -> Floats:
-    scaled: Floats = get("column") * options.get("scale", 1.0)
-    return scaled
-
-
-def _constant(get: Get, options: Options) -> float:
-    return float(options["value"])
-
-
-def _magnitude(get: Get, options: Options) -> Floats:
-    return get("mag") - _extinction(get, options) + options.get("ab_offset", 0.0)
-
-
-def _flux(get: Get, options: Options) -> Floats:
-    """AB magnitude zero_point - 2.5 log10(flux / transmission) - extinction; NaN for flux <= 0."""
-    transmission = get("transmission")
-    flux = get("flux") if transmission is None else get("flux") / transmission
-    flux = np.where(flux > 0, flux, np.nan)
-    return options["zero_point"] - 2.5 * np.log10(flux) - _extinction(get, options)
-
-
-def _flux_error(get: Get, options: Options) -> Floats:
-    """Error of a magnitude, 1.0857 error / flux."""
-    flux = np.where(get("flux") > 0, get("flux"), np.nan)
-    return np.where(get("error") > 0, LN10_FACTOR * get("error") / flux, np.nan)
-
-
-def _flux_ivar_error(get: Get, options: Options) -> Floats:
-    """Error of a magnitude, 1.0857 / (flux sqrt(ivar)); an inverse variance of 0 is no error."""
-    flux = np.where(get("flux") > 0, get("flux"), np.nan)
-    return LN10_FACTOR * _ivar_error(get, options) / flux
-
-
-def _ivar_error(get: Get, options: Options) -> Floats:
-    ivar = get("ivar")
-    return 1 / np.sqrt(np.where(ivar > 0, ivar, np.nan))
-
-
-def _extinction(get: Get, options: Options) -> Any:
-    extinction = get("extinction")
-    return 0.0 if extinction is None else extinction * options.get("extinction_factor", 1.0)
-
-
-def _smallest(get: Get, options: Options) -> Floats:
-    return np.fmin.reduce(get("columns"))
-
-
-def _largest(get: Get, options: Options) -> Floats:
-    return np.fmax.reduce(get("columns"))
-
-
-def _bits(get: Get, options: Options) -> Floats:
-    """Bitwise or; NaN where every column is missing."""
-    columns = get("columns")
-    bits = [np.where(np.isfinite(c), c, 0).astype(np.int64) for c in columns]
-    known = np.any(np.isfinite(columns), axis=0)
-    return np.where(known, np.bitwise_or.reduce(bits), np.nan)
-
-
-def _axis_ratio(get: Get, options: Options) -> Floats:
-    """b/a = (1 - |e|) / (1 + |e|) of the Legacy Surveys' ellipticity components."""
-    e = np.hypot(get("e1"), get("e2"))
-    return (1 - e) / (1 + e)
-
-
-def _position_angle(get: Get, options: Options) -> Floats:
-    """Half the angle of (e1, e2), from 0 to 180 degrees east of north; NaN where round."""
-    e1, e2 = get("e1"), get("e2")
-    angle = np.degrees(np.arctan2(e2, e1)) / 2 % 180
-    return np.where((e1 == 0) & (e2 == 0), np.nan, angle)
-
-
-RULES = {
-    "column": Rule(_column, ("column",), options=("scale", "values")),
-    "constant": Rule(_constant, (), options=("value",)),
-    "magnitude": Rule(_magnitude, ("mag",), ("extinction",), ("extinction_factor", "ab_offset")),
-    "flux": Rule(
-        _flux, ("flux",), ("transmission", "extinction"), ("zero_point", "extinction_factor")
-    ),
-    "flux_error": Rule(_flux_error, ("flux", "error")),
-    "flux_ivar_error": Rule(_flux_ivar_error, ("flux", "ivar")),
-    "ivar_error": Rule(_ivar_error, ("ivar",)),
-    "smallest": Rule(_smallest, ("columns",)),
-    "largest": Rule(_largest, ("columns",)),
-    "bits": Rule(_bits, ("columns",)),
-    "axis_ratio": Rule(_axis_ratio, ("e1", "e2")),
-    "position_angle": Rule(_position_angle, ("e1", "e2")),
-}
