@@ -15,6 +15,9 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from models.features import N_FEATURES, features
+from models.trees import Trees
+
 SIZE = 128  # pixel
 PIXEL_SCALE = 0.262  # arcsec/pixel
 CLASSES = ("galaxy", "shred")
@@ -23,6 +26,7 @@ RINGS, RAYS = 32, 64  # the polar picture
 OUTER_RADIUS = 62.0  # pixel
 CORE_RADIUS = 6.0  # pixel; rings are evenly spaced inside, logarithmically outside
 CORE_RINGS = 3  # the rings whose mean is the brightness of the centre
+TREE_SHARE = 1 / 3  # weight of the trees' log odds in the shipped network
 
 
 def build(architecture: str = "polar", **options: Any) -> keras.Model:
@@ -66,7 +70,9 @@ def predict(
         )
     if not len(rgb):
         return np.empty(0, np.float32)
-    p = model.predict(rgb.astype(np.float32), batch_size=batch_size, verbose=0)
+    pictures = rgb.astype(np.float32)
+    inputs = [pictures, features(rgb)] if len(model.inputs) == 2 else pictures
+    p = model.predict(inputs, batch_size=batch_size, verbose=0)
     return np.asarray(p[:, -1], np.float32)
 
 
@@ -109,7 +115,11 @@ def plain(width: int = 32) -> keras.Model:
 
 
 def polar(
-    members: int = 3, width: int = 20, temperature: float = 1.0, offset: float = 0.0
+    members: int = 3,
+    trees: int = 0,
+    width: int = 20,
+    temperature: float = 1.0,
+    offset: float = 0.0,
 ) -> keras.Model:
     """The network that ships: it looks outward from the source, as a person would.
 
@@ -122,6 +132,9 @@ def polar(
     ----------
     members : int
         Networks of different seeds whose log odds are averaged, each over four views.
+    trees : int
+        Boosted trees on `features.features`, a second input, whose log odds count one third;
+        0 leaves them and the second input out.
     width : int
         Filters of the first layer.
     temperature, offset : float
@@ -133,10 +146,17 @@ def polar(
     views = Views(name="views")(rings)  # (4 n, 32, 64, 4)
     each = [polar_member(width, name=f"member_{k}")(views) for k in range(members)]
     logit = MeanOfViews(name="mean_of_views")(ops.mean(ops.stack(each), axis=0))  # (n, 1)
+    inputs = [picture]
+    if trees:
+        numbers = keras.Input((N_FEATURES,), name="features", dtype="float32")
+        logit = (1 - TREE_SHARE) * logit + TREE_SHARE * Trees(trees, name="trees", dtype="float32")(
+            numbers
+        )
+        inputs.append(numbers)
     p = layers.Activation("sigmoid", dtype="float32", name="probability")(
         (logit + offset) / temperature
     )
-    return keras.Model(picture, p, name="polar")
+    return keras.Model(inputs, p, name="polar")
 
 
 def polar_picture(picture: Any) -> Any:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from models import scores
-from models.evaluation.shreds import Evaluation, Opinion
+from models.evaluation.shreds import Evaluation
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#8a6fb0")  # told apart by any eye
 INK = {"light": "#1d2330", "dark": "#e4e8f0"}
@@ -62,7 +62,7 @@ def reliability_plot(evaluation: Evaluation, theme: str) -> Figure:
     """Share of shreds against the probability given, with binomial errors."""
     figure, axes = _axes(theme, "probability given", "share that are shreds")
     axes.plot([0, 1], [0, 1], ":", color=INK[theme], linewidth=1)
-    for colour, opinion in zip(COLOURS, _with_spread(evaluation), strict=False):
+    for colour, opinion in zip(COLOURS, evaluation.opinions, strict=False):
         table = scores.reliability(evaluation.data.is_shred, opinion.p_shred)
         some = table.sizes > 0
         share, size = table.observed[some], table.sizes[some]
@@ -101,10 +101,6 @@ MISTAKES = (
     "The sources on which the first classifier and the label disagree most. Crosshairs mark the "
     "catalog position. Images: DESI Legacy Imaging Surveys."
 )
-
-
-def _with_spread(evaluation: Evaluation) -> list[Opinion]:
-    return [o for o in evaluation.opinions if np.ptp(o.p_shred) > 0.2]
 
 
 def _axes(theme: str, x: str, y: str):  # type: ignore[no-untyped-def]

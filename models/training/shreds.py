@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import registry, shreds
+from models.features import features
 from models.labelled import Labelled, folds
 from models.training.recentre import Points, find_points, vary
+from models.training.trees import grow, layer_weights
 
 BATCH = 64
 SOFT_LABEL, SOFT_GUESS = 0.03, 0.06  # how far from 0 and 1 the targets stay
@@ -39,6 +41,7 @@ class Preset:
     rounds: int
     round_size: int = 4096
     members: int = 1
+    trees: int = 0
     recentred_first: float = 0.75
     recentred_after: float = 0.25
     learning_rate: float = 2e-3
@@ -53,6 +56,7 @@ class Preset:
             return {}
         return {
             "members": self.members,
+            "trees": self.trees,
             "temperature": self.temperature,
             "offset": self.offset,
         }
@@ -110,6 +114,10 @@ def train(
     for k in range(preset.members):
         member = train_member(data, preset, 100 * seed + k, progress)
         model.get_layer(f"member_{k}").set_weights(member.get_weights())
+    if preset.trees:
+        decided = data.take(data.decided)
+        grown = grow(features(decided.rgb), decided.is_shred, preset.trees, seed)
+        model.get_layer("trees").set_weights(layer_weights(grown))
     return model
 
 
