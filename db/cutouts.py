@@ -27,6 +27,7 @@ from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from db.jobs import CHANNEL
 from db.tables import Catalog, CutoutSet
 
 if TYPE_CHECKING:  # importing Zarr takes half a second, so only what handles pixels does it
@@ -168,8 +169,7 @@ def read_block(
         The store has no such block, or its bytes are damaged.
     """
     array = _open(root / store_path, number)
-    assert array.shards is not None
-    capacity = array.shards[0]
+    capacity = _capacity(array)
     stop = capacity if last is None else last + 1
     if not 0 <= first < stop <= capacity:
         raise IndexError(f"positions {first} to {last} are not in a block of {capacity}")
@@ -208,7 +208,8 @@ class Writer:
         try:
             _lock(self._connection, self._set_id, self._name, self._wait)
             self._array = _create(self._folder, self.layout)
-            self._pixels = np.zeros((self.layout.capacity, *self.layout.shape), self.layout.dtype)
+            # The capacity is the stored one: this code may have been given another since.
+            self._pixels = np.zeros((_capacity(self._array), *self.layout.shape), self.layout.dtype)
         except BaseException:
             self._connection.close()
             raise
@@ -242,7 +243,7 @@ class Writer:
         self._pixels[len(self._source_ids)] = pixels
         self._source_ids.append(source_id)
         self._flags.append(flags)
-        if len(self._source_ids) == self.layout.capacity:
+        if len(self._source_ids) == len(self._pixels):
             self._seal()
 
     def _seal(self) -> None:
@@ -270,6 +271,7 @@ class Writer:
             refilled = list(self._connection.execute(ADD_CUTOUTS, values).scalars())
             if refilled:
                 self._connection.execute(FORGET_NULL_SHREDS, {"sources": refilled})
+            self._connection.execute(WAKE_WORKERS, {"channel": CHANNEL})
 
 
 NEXT_NUMBER = text(
@@ -295,6 +297,7 @@ ADD_CUTOUTS = text(
 FORGET_NULL_SHREDS = text(
     "DELETE FROM shred WHERE p_shred IS NULL AND source_id = ANY(cast(:sources AS bigint[]))"
 )
+WAKE_WORKERS = text("SELECT pg_notify(:channel, '')")
 
 
 def _lock(connection: Connection, set_id: int, name: str, wait: float) -> None:
@@ -360,6 +363,12 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _capacity(array: zarr.Array) -> int:
+    """Return how many cutouts a block of a stored set can hold."""
+    assert array.shards is not None
+    return array.shards[0]
 
 
 def _key(array: zarr.Array, number: int) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import URL, Engine, func, select
 from sqlalchemy.orm import Session
 
 import db.cutouts
+from db import jobs
 from db.cutouts import (
     CutoutFlag,
     IncompatibleSet,
@@ -142,6 +143,21 @@ def test_a_partly_filled_block_is_sealed_and_the_next_cutouts_start_another(
     write(engine, tmp_path, cutout_set, source_ids[5:], pixels[5:])
 
     assert blocks(engine, cutout_set) == [(0, 4), (1, 1), (2, 2)]
+    for source_id, found in stored(engine, tmp_path, cutout_set).items():
+        np.testing.assert_array_equal(found, pixels[source_ids.index(source_id)])
+
+
+def test_a_set_keeps_the_block_size_it_was_made_with(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cutout_set, source_ids = new_set(engine, 7)
+    pixels = random_pixels(7)
+    write(engine, tmp_path, cutout_set, source_ids[:1], pixels[:1])
+    monkeypatch.setattr(db.cutouts, "MAX_BLOCK", 2 * CAPACITY)
+
+    write(engine, tmp_path, cutout_set, source_ids[1:], pixels[1:])
+
+    assert blocks(engine, cutout_set) == [(0, 1), (1, 4), (2, 2)]
     for source_id, found in stored(engine, tmp_path, cutout_set).items():
         np.testing.assert_array_equal(found, pixels[source_ids.index(source_id)])
 
@@ -348,6 +364,16 @@ def test_two_processes_can_add_to_a_set_at_once(
     assert sorted(found) == sorted(source_ids)
     for source_id, cutout in found.items():
         np.testing.assert_array_equal(cutout, pixels_that_say(source_id))
+
+
+def test_idle_workers_hear_of_a_new_block(engine: Engine, tmp_path: Path) -> None:
+    cutout_set, source_ids = new_set(engine, 1)
+    ear = jobs.listen(engine)
+
+    write(engine, tmp_path, cutout_set, source_ids, random_pixels(1))
+
+    assert jobs.wait(ear, 5.0)
+    ear.close()
 
 
 def test_a_deleted_catalog_takes_its_cutout_rows_along(engine: Engine, tmp_path: Path) -> None:
