@@ -66,9 +66,17 @@ class Claim:
         return self.last - self.first + 1
 
 
-def enqueue(session: Session, model_version_id: int, cutout_set_ids: Sequence[int]) -> int:
-    """Make a job of every sealed block of these sets that has none for the version; how many."""
-    return _add_jobs(session, model_version_id, cutout_set_ids)
+def enqueue(
+    session: Session,
+    model_version_id: int,
+    cutout_set_ids: Sequence[int],
+    after_version_ids: Sequence[int] = (),
+) -> int:
+    """Make a job of every sealed block of these sets that has none for the version; how many.
+
+    With `after_version_ids`, only of blocks that all these versions have finished with.
+    """
+    return _add_jobs(session, model_version_id, cutout_set_ids, after_version_ids)
 
 
 def refuse(
@@ -79,6 +87,7 @@ def refuse(
         session,
         model_version_id,
         cutout_set_ids,
+        (),
         state="failed",
         error=error,
         finished_at=func.now(),
@@ -355,7 +364,11 @@ def _progress(
 
 
 def _add_jobs(
-    session: Session, model_version_id: int, cutout_set_ids: Sequence[int], **values: object
+    session: Session,
+    model_version_id: int,
+    cutout_set_ids: Sequence[int],
+    after_version_ids: Sequence[int],
+    **values: object,
 ) -> int:
     block = aliased(CutoutBlock)
     has_job = sa.exists().where(Job.model_version_id == model_version_id, Job.block_id == block.id)
@@ -372,6 +385,7 @@ def _add_jobs(
             block.sealed_at.is_not(None),
             block.n > 0,
             ~has_job,
+            *(_is_finished(block.id, version_id) for version_id in after_version_ids),
         )
         .order_by(block.id)
     )
@@ -380,6 +394,11 @@ def _add_jobs(
     if added:
         wake(session)
     return added
+
+
+def _is_finished(block_id: sa.ColumnExpressionArgument[int], version_id: int) -> ColumnElement[bool]:
+    mine = (Job.block_id == block_id) & (Job.model_version_id == version_id)
+    return sa.exists().where(mine) & ~sa.exists().where(mine, Job.state.in_(["todo", "doing"]))
 
 
 def _sql(value: object) -> ColumnElement:
@@ -419,7 +438,9 @@ def _take(
         ),
         execution_options=NO_SESSION_STATE,
     )
-    return sorted((Claim(worker_id, *tuple(row)) for row in rows), key=lambda c: (c.block_id, c.job_id))
+    return sorted(
+        (Claim(worker_id, *tuple(row)) for row in rows), key=lambda c: (c.block_id, c.job_id)
+    )
 
 
 def _isolate(session: Session, where: Sequence[ColumnElement[bool]], error: str) -> bool:

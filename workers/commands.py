@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import click
 import sqlalchemy as sa
@@ -32,6 +33,8 @@ from workers.runner import Runner
 from workers.station import Options
 from workers.writer import Tally, WorkerStopped
 
+log = logging.getLogger(__name__)
+
 BAR = (
     TextColumn("{task.description}"),
     BarColumn(),
@@ -56,10 +59,8 @@ def how_to_work(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--batch-size",
-            default=Options.batch_size,
-            show_default=True,
             type=click.IntRange(min=1),
-            help="Sources per call of a network.",
+            help="Sources per call of a network.  [default: 64 on a CPU, 512 on a GPU]",
         ),
         click.option(
             "--precision",
@@ -76,14 +77,14 @@ def how_to_work(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @how_to_work
-def worker(names: Sequence[str], batch_size: int, precision: str) -> None:
+def worker(names: Sequence[str], batch_size: int | None, precision: str) -> None:
     """Keep annotating whatever arrives, until stopped.
 
     Any number of workers on any number of machines share the work; each needs DATABASE_URL and the
     pixel store. Ctrl-C or SIGTERM finishes the batch in hand; once more leaves at once.
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    _run(_engine(), names, Options(batch_size=batch_size, precision=precision))
+    _run(_engine(), names, batch_size, Options(precision=precision))
 
 
 @click.command()
@@ -95,7 +96,7 @@ def worker(names: Sequence[str], batch_size: int, precision: str) -> None:
 def annotate(
     catalog: str | None,
     names: Sequence[str],
-    batch_size: int,
+    batch_size: int | None,
     precision: str,
     retry: bool,
     verify: bool,
@@ -109,9 +110,7 @@ def annotate(
         if wanted:
             with session_factory(engine).begin() as session:
                 act(session, chosen, catalog_id)
-    options = Options(
-        batch_size=batch_size, precision=precision, until_idle=True, catalog_id=catalog_id
-    )
+    options = Options(precision=precision, until_idle=True, catalog_id=catalog_id)
     bar = Progress(*BAR, console=Console(stderr=True))
     handler = RichHandler(console=bar.console, show_path=False, level=logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
@@ -124,7 +123,7 @@ def annotate(
             n_total = sum(one.n_total for one in found)
             bar.update(task, completed=n_total - n_left, total=n_total)
 
-        tally = _run(engine, names, options, advance)
+        tally = _run(engine, names, batch_size, options, advance)
     _report(engine, tally, chosen, catalog_id, as_json)
 
 
@@ -162,11 +161,16 @@ def _progress(
 def _run(
     engine: Engine,
     names: Sequence[str],
+    batch_size: int | None,
     options: Options,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Tally:
     device = prepare(options.precision)
-    logging.getLogger(__name__).info("device=%s note=%r", device.name, device.note)
+    options = replace(options, batch_size=batch_size or device.batch_size)
+    log.info(
+        "device=%s note=%r batch_size=%d precision=%s",
+        *(device.name, device.note, options.batch_size, options.precision),
+    )
     runner = Runner(engine, pixels(), _chosen(names), options, device, progress=progress)
     try:
         return runner.run()

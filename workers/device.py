@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+CPU_BATCH, GPU_BATCH = 64, 512  # sources
 DRIVER = Path("/proc/driver/nvidia/version")
+DEVICES = Path("/dev")
+LIBRARY = "libcuda.so.1"
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class Device:
     name: str
     note: str = ""
     backend: str = ""  # of Keras: tensorflow, jax or torch
+
+    @property
+    def batch_size(self) -> int:
+        """Sources per call of a network that keep the device busy."""
+        return CPU_BATCH if self.name == "cpu" else GPU_BATCH
 
 
 def prepare(precision: str = "float32") -> Device:
@@ -46,7 +54,7 @@ def why_no_gpu(backend: str) -> str:
         return f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU"
     if not _has_driver():
         return "there is no NVIDIA driver on this machine (nvidia-smi would not work either)"
-    if not list(Path("/dev").glob("nvidia[0-9]*")):
+    if not list(DEVICES.glob("nvidia[0-9]*")):
         return "the NVIDIA driver is there but no GPU is: start the container with --gpus all"
     if backend == "tensorflow":
         return (
@@ -84,7 +92,7 @@ def _has_driver() -> bool:
     if DRIVER.exists():
         return True
     try:
-        ctypes.CDLL("libcuda.so.1")
+        ctypes.CDLL(LIBRARY)
     except OSError:
         return False
     return True

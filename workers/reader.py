@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 POLL_INTERVAL = 5.0  # seconds between looks for new blocks and versions while busy
 POLL_SPACING = 50.0  # times as long as a look takes, so that looking costs 2 % at most
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between looks while idle, unless woken
+PAUSE_NEAR_THE_END = 2.0  # seconds, when only others' jobs are left to wait for
 STEP = 0.25  # seconds between looks at whether to stop
 
 
@@ -139,9 +140,10 @@ class Reader:
         if len(self.station.held):
             self.station.held.wait(STEP)
             return
+        longest = PAUSE_NEAR_THE_END if self.station.options.until_idle else LONGEST_PAUSE
         due = self._seconds_until_due()
-        end = time.monotonic() + min(self._pause, LONGEST_PAUSE if due is None else max(due, 0.05))
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        end = time.monotonic() + min(self._pause, longest if due is None else max(due, 0.05))
+        self._pause = min(2 * self._pause, longest)
         while (left := end - time.monotonic()) > 0 and not self.station.stop.is_set():
             if self._is_woken(min(left, STEP)):
                 self._pause = FIRST_PAUSE

@@ -142,8 +142,14 @@ class Runner:
         for card in known:
             content = {**card.as_dict(), **annotator.description()}
             model_versions.register(session, name, card.name, card.sha256, content)
-        if not model_versions.current(session, [name]):
+        current = model_versions.current(session, [name])
+        if not current:
             model_versions.promote(session, name, known[0].name)
+        elif known[0].state == "current" and known[0].name != current[0].name:
+            log.warning(
+                "annotator=%s current=%s shipped=%s (skygloss models promote %s %s)",
+                *(name, current[0].name, known[0].name, name, known[0].name),
+            )
 
     def _thread(self, name: str, act: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=act, name=name, daemon=True)

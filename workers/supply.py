@@ -12,7 +12,7 @@ from itertools import groupby
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from db import jobs
+from db import jobs, model_versions
 from db.tables import CutoutSet, ModelVersion
 from workers.annotators.base import Annotator
 
@@ -62,11 +62,14 @@ def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[Cut
 
 def enqueue(session: Session, supply: Supply) -> int:
     """Make the jobs that are missing; how many."""
-    version_id = supply.version.id
+    version_id, names = supply.version.id, supply.annotator.after
     jobs.accept(session, version_id, [*supply.set_ids, *supply.unused])
     for set_id, error in supply.refused.items():
         jobs.refuse(session, version_id, [set_id], error)
-    return jobs.enqueue(session, version_id, supply.set_ids)
+    first = [version.id for version in model_versions.current(session, names)]
+    if len(first) < len(names):
+        return 0  # nothing can have finished that has no current version
+    return jobs.enqueue(session, version_id, supply.set_ids, first)
 
 
 def _refusal(

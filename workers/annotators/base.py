@@ -137,6 +137,7 @@ class Annotator(ABC):
     outputs: ClassVar[tuple[Output, ...]]
     flags: ClassVar[type[DataFlag]]
     table: ClassVar[type[Base]]  # where the rows go
+    after: ClassVar[tuple[str, ...]] = ()  # annotators that must have finished with a block first
 
     def __init__(self, batch_size: int = 64) -> None:
         self.batch_size = batch_size  # sources per call of the network

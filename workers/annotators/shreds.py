@@ -53,7 +53,8 @@ class Shreds(Annotator):
 
         self._predict = shreds.predict
         self._model: keras.Model = registry.load(registry.find(self.name, version.name))
-        blank = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+        # a full call and one of a single picture, so that every shape is compiled by now
+        blank = np.zeros((self.batch_size + 1, SIZE, SIZE, 3), np.uint8)
         self._predict(self._model, blank, self.batch_size)
 
     def annotate(self, batch: CutoutBatch) -> Columns:
@@ -62,7 +63,7 @@ class Shreds(Annotator):
         judged = (flags & BLIND) == 0
         p_shred = np.full(len(batch), np.nan, np.float32)
         if judged.any():
-            pictures = _pictures(batch, batch.pixels[judged])
+            pictures = _pictures(batch, batch.pixels if judged.all() else batch.pixels[judged])
             p_shred[judged] = self._predict(self._model, pictures, self.batch_size)
         return {"p_shred": p_shred, "flags": flags}
 

@@ -1,0 +1,113 @@
+"""Which cutout sets serve an annotator, and why others do not."""
+
+from dataclasses import dataclass
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.tables import Job
+from tests.builders import (
+    make_catalog,
+    make_cutout_block,
+    make_cutout_set,
+    make_model_version,
+    make_worker,
+)
+from tests.workers.fake import FakeAnnotator, OtherAnnotator
+from workers import supply
+from workers.annotators.shreds import Shreds
+
+
+@dataclass
+class Cutouts:
+    bands: tuple[str, ...] = ("g", "r", "z")
+    size: int = 128
+    pixel_scale: float = 0.262
+    unit: str = "nanomaggy"
+
+
+@pytest.mark.parametrize(
+    "cutouts",
+    [
+        Cutouts(),
+        Cutouts(bands=("z", "i", "r", "g")),
+        Cutouts(bands=("R", "G", "B"), unit="display"),
+        Cutouts(size=110),
+        Cutouts(size=244, pixel_scale=0.138),
+        Cutouts(size=90, pixel_scale=0.396),
+    ],
+)
+def test_cutouts_that_can_be_cropped_or_resampled_serve(cutouts: Cutouts) -> None:
+    assert Shreds.inputs.mismatch(cutouts) is None
+
+
+@pytest.mark.parametrize(
+    ("cutouts", "reason"),
+    [
+        (Cutouts(unit="adu"), "the unit is adu, not display or nanomaggy"),
+        (Cutouts(bands=("g", "r", "i")), "no band z among g, r, i"),
+        (Cutouts(bands=("r",), unit="display"), "a picture with 3 planes is needed, not 1"),
+        (Cutouts(pixel_scale=1.0), "1 arcsec/pixel is too coarse for 0.262"),
+        (Cutouts(size=64), "the field is 16.8 arcsec wide, 33.5 are needed"),
+    ],
+)
+def test_other_cutouts_are_refused_with_the_reason(cutouts: Cutouts, reason: str) -> None:
+    assert Shreds.inputs.mismatch(cutouts) == reason
+
+
+def test_the_exact_scale_and_the_whole_field_fit_best() -> None:
+    exact = Cutouts(unit="display")
+    ranked = [exact, Cutouts(), Cutouts(size=244, pixel_scale=0.138), Cutouts(size=120)]
+
+    assert sorted(ranked[::-1], key=Shreds.inputs.misfit) == ranked
+
+
+def test_each_catalog_is_served_by_its_own_sets(session: Session) -> None:
+    version = make_model_version(session, annotator="fake")
+    first, second, third = (make_catalog(session) for _ in range(3))
+    coarse = make_cutout_set(session, first, size=8, pixel_scale=0.3)
+    exact = make_cutout_set(session, first, size=8)
+    grey = make_cutout_set(session, first, size=8, bands=["r"])
+    only = make_cutout_set(session, second, size=8)
+    unfit = make_cutout_set(session, third, size=2)
+
+    found = supply.supply(version, FakeAnnotator, supply.cutout_sets(session))
+
+    assert found.better == {exact.id: (), coarse.id: (exact.id,), only.id: ()}
+    assert list(found.unused) == [grey.id]
+    assert list(found.refused) == [unfit.id]
+
+
+def test_a_refused_catalog_is_taken_up_when_a_set_that_serves_arrives(session: Session) -> None:
+    version = make_model_version(session, annotator="fake")
+    catalog = make_catalog(session)
+    make_cutout_block(session, make_cutout_set(session, catalog, size=2))
+    supply.enqueue(session, supply.supply(version, FakeAnnotator, supply.cutout_sets(session)))
+    before = session.scalars(sa.select(Job.state)).all()
+
+    make_cutout_block(session, make_cutout_set(session, catalog, size=8))
+    supply.enqueue(session, supply.supply(version, FakeAnnotator, supply.cutout_sets(session)))
+
+    assert before == ["failed"]
+    assert session.scalars(sa.select(Job.state)).all() == ["todo"]
+
+
+def test_an_annotator_waits_for_those_it_comes_after(session: Session) -> None:
+    class Follower(OtherAnnotator):
+        after = ("fake",)
+
+    cutout_set = make_cutout_set(session, size=8)
+    make_cutout_block(session, cutout_set)
+    follower = make_model_version(session, annotator="other")
+    needs = supply.supply(follower, Follower, [cutout_set])
+    without_first = supply.enqueue(session, needs)
+    first = make_model_version(session, annotator="fake", state="current")
+    supply.enqueue(session, supply.supply(first, FakeAnnotator, [cutout_set]))
+    while_waiting = supply.enqueue(session, needs)
+    [claim] = jobs.claim(session, make_worker(session).id, [first.id])
+    jobs.complete(session, claim, 1.0)
+
+    assert (without_first, while_waiting) == (0, 0)
+    assert supply.enqueue(session, needs) == 1
