@@ -59,9 +59,11 @@ def test_other_cutouts_are_refused_with_the_reason(cutouts: Cutouts, reason: str
 
 def test_the_exact_scale_and_the_whole_field_fit_best() -> None:
     exact = Cutouts(unit="display")
-    ranked = [exact, Cutouts(), Cutouts(size=244, pixel_scale=0.138), Cutouts(size=120)]
+    finer, smaller = Cutouts(size=244, pixel_scale=0.138), Cutouts(size=120)
 
-    assert sorted(ranked[::-1], key=Shreds.inputs.misfit) == ranked
+    found = sorted([smaller, finer, Cutouts(), exact], key=Shreds.inputs.misfit)
+
+    assert found == [exact, Cutouts(), finer, smaller]
 
 
 def test_each_catalog_is_served_by_its_own_sets(session: Session) -> None:
