@@ -30,8 +30,8 @@ class Order:
     """By `value`, rows of equal value by `tie` in the same direction; a missing value comes last.
 
     `value` and `tie` together are unique. For speed both should be columns of one table, with an
-    index on them; where that table is outer-joined, `tie_of_missing` is the tie of rows without
-    a value, and equals `tie` elsewhere.
+    index on them. Where that table is outer-joined, `tie_of_missing` is the tie of rows without a
+    value, and equals `tie` elsewhere; `is_missing` is how to find them, if not by `value IS NULL`.
     """
 
     value: Column
@@ -39,6 +39,7 @@ class Order:
     descending: bool = False
     nullable: bool = True
     tie_of_missing: Column | None = None
+    is_missing: ColumnElement[bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,8 @@ def _part(
     else:
         columns = [order.tie if order.tie_of_missing is None else order.tie_of_missing]
     if order.nullable:
-        statement = statement.where(
-            order.value.is_not(None) if has_value else order.value.is_(None)
-        )
+        is_missing = order.value.is_(None) if order.is_missing is None else order.is_missing
+        statement = statement.where(order.value.is_not(None) if has_value else is_missing)
     falling = order.descending != backwards
     if start is not None:
         # Cast, because a real column never equals 0.97 in double precision.

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Row, RowMapping, Select, func, select
 from sqlalchemy.dialects.postgresql import distinct_on
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from db.jobs import LEASE
 from db.pages import Column, Order, Page, Position, keyed, page, position
@@ -95,16 +95,18 @@ def sources(
         r magnitude; `-` reverses.
     """
     version_id = current_version_id(session, "shreds")
-    order = _order(selection, sort)
+    order = _order(selection, version_id, sort)
     statement = keyed(_selected(selection, version_id, sort), order)
     found = page(session, statement, order, size, after, before)
     return found, annotated(session, [row.id for row in found.rows])
 
 
-def position_of(session: Session, source_id: int, sort: str) -> Position | None:
-    """Return where a source stands in an order, None if there is no such source."""
+def position_of(
+    session: Session, source_id: int, selection: Selection, sort: str
+) -> Position | None:
+    """Return where a source stands, or would stand, in a selection; None if there is no such."""
     version_id = current_version_id(session, "shreds")
-    order = _order(Selection(), sort)
+    order = _order(selection, version_id, sort)
     statement = _joined(keyed(select(Source.id), order), version_id).where(Source.id == source_id)
     row = session.execute(statement).one_or_none()
     return position(row) if row else None
@@ -304,14 +306,17 @@ def _cutouts() -> Select:
     )
 
 
-def _order(selection: Selection, sort: str) -> Order:
+def _order(selection: Selection, version_id: int | None, sort: str) -> Order:
     descending = sort.startswith("-")
     match sort.lstrip("-"):
         case "catalog":
             return Order(Source.catalog_id, Source.survey_id, descending, nullable=False)
+        case "p" if selection.opinion == "missing":
+            return Order(Source.id, Source.id, descending, nullable=False)
         case "p":
             nullable = not selection.wants_opinion
-            return Order(Shred.p_shred, Shred.source_id, descending, nullable, Source.id)
+            missing = _no_probability(version_id)
+            return Order(Shred.p_shred, Shred.source_id, descending, nullable, Source.id, missing)
         case "mag":
             nullable = selection.mag_min is None and selection.mag_max is None
             return Order(Source.mag_r, Source.id, descending, nullable)
@@ -319,7 +324,7 @@ def _order(selection: Selection, sort: str) -> Order:
 
 
 def _selected(selection: Selection, version_id: int | None, sort: str) -> Select:
-    statement = select(Source.id).where(*_conditions(selection))
+    statement = select(Source.id).where(*_conditions(selection, version_id))
     needs_shred = selection.wants_opinion or selection.opinion != "any" or sort.endswith("p")
     return _joined(statement, version_id) if needs_shred else statement
 
@@ -330,7 +335,17 @@ def _joined(statement: Select, version_id: int | None) -> Select:
     )
 
 
-def _conditions(selection: Selection) -> Iterator[ColumnElement[bool]]:
+def _no_probability(version_id: int | None) -> ColumnElement[bool]:
+    """Condition for sources without a probability, as an anti-join that stops at LIMIT."""
+    given = aliased(Shred)
+    return ~sa.exists().where(
+        given.source_id == Source.id,
+        given.model_version_id == version_id,
+        given.p_shred.is_not(None),
+    )
+
+
+def _conditions(selection: Selection, version_id: int | None) -> Iterator[ColumnElement[bool]]:
     if selection.catalog_id is not None:
         yield Source.catalog_id == selection.catalog_id
     if selection.survey_id is not None:
@@ -342,7 +357,7 @@ def _conditions(selection: Selection) -> Iterator[ColumnElement[bool]]:
         case "given":
             yield Shred.p_shred.is_not(None)
         case "missing":
-            yield Shred.p_shred.is_(None)
+            yield _no_probability(version_id)
         case "flagged":
             yield Shred.flags != 0
     if selection.cone is not None:

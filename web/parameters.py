@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from flask import request
 from werkzeug.exceptions import BadRequest
@@ -129,6 +129,11 @@ def _arguments(known: Sequence[str]) -> dict[str, str]:
 def _selection(arguments: Mapping[str, str], catalogs: Sequence[Catalog]) -> Selection:
     p_min, p_max = _range(arguments, "p_min", "p_max", 0, 1, "a probability from 0 to 1")
     mag_min, mag_max = _range(arguments, "mag_min", "mag_max", -50, 50, "a magnitude like 19.5")
+    opinion = _choice(arguments, "opinion", get_args(Opinion), "any")
+    if opinion == "missing" and (p_min is not None or p_max is not None):
+        raise BadParameter(
+            "opinion", "another opinion than missing beside p_min and p_max", opinion
+        )
     return Selection(
         catalog_id=_catalog(arguments, catalogs),
         survey_id=arguments.get("id"),
@@ -136,7 +141,7 @@ def _selection(arguments: Mapping[str, str], catalogs: Sequence[Catalog]) -> Sel
         p_max=p_max,
         mag_min=mag_min,
         mag_max=mag_max,
-        opinion=_choice(arguments, "opinion", get_args(Opinion), "any"),  # type: ignore[arg-type]
+        opinion=cast(Opinion, opinion),
         cone=_cone(arguments),
     )
 

@@ -118,7 +118,7 @@ def one(source_id: int) -> str:
 
 def _adjacent(wanted: parameters.Request, source_id: int) -> tuple[int | None, int | None]:
     """Return the sources before and after this one in the selection's order."""
-    here = queries.position_of(session(), source_id, wanted.sort)
+    here = queries.position_of(session(), source_id, wanted.selection, wanted.sort)
     steps: list[dict[str, Position | None]] = [{"before": here}, {"after": here}]
     found = [
         queries.sources(session(), wanted.selection, wanted.sort, 1, **step)[1] for step in steps

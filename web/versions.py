@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from web.errors import Missing
 blueprint = Blueprint("versions", __name__)
 
 METRIC_ORDER = ("auc", "accuracy", "completeness", "purity", "specificity")  # jsonb keeps none
-METRIC_WORDS = {"auc": "AUC", "ece": "calibration error"}
+UNITS = {"size": "pixel", "pixel_scale": "arcsec/pixel"}
+METRIC_WORDS = {"auc": "AUC", "brier": "Brier score"}
 STATE_WORDS = {
     "current": "Its opinions are the ones shown.",
     "candidate": "Registered, but its opinions are not the ones shown.",
@@ -40,6 +42,8 @@ def card(annotator: str, name: str) -> str:
         "model.html",
         version=version,
         card=version.card,
+        training=_readable(version.card.get("training")),
+        inputs=_readable(version.card.get("inputs")),
         metrics=_metrics(version.card),
         state_words=STATE_WORDS[version.state],
     )
@@ -53,6 +57,24 @@ class Metric:
     value: Any
     low: float | None
     high: float | None
+
+
+def _readable(facts: Any) -> Any:
+    """Give the facts of a card their units, and unfold those that are JSON in a string."""
+    if not isinstance(facts, dict):
+        return facts
+    return {name: _fact(name, fact) for name, fact in facts.items()}
+
+
+def _fact(name: str, fact: Any) -> Any:
+    if name in UNITS:
+        return f"{fact} {UNITS[name]}"
+    if isinstance(fact, str) and fact.startswith("{"):
+        try:
+            return json.loads(fact)
+        except ValueError:
+            return fact
+    return fact
 
 
 def _metrics(card: dict[str, Any]) -> list[Metric]:

@@ -60,7 +60,7 @@ def test_every_order_shows_every_source_once(session: Session, survey: Survey, s
 def test_pages_can_be_walked_back(session: Session, survey: Survey, sort: str) -> None:
     forwards = ids(session, Selection(), sort)
     end, _ = queries.sources(session, Selection(), sort, 62)
-    start = queries.position_of(session, forwards[-1], sort)
+    start = queries.position_of(session, forwards[-1], Selection(), sort)
 
     page, rows = queries.sources(session, Selection(), sort, 61, before=start)
 
@@ -106,6 +106,20 @@ def test_filters_select_what_they_say(
     assert found == [survey.sources[k].id for k in expected]
     assert ids(session, in_field, "-p") != [] or expected == []
     assert queries.count(session, in_field) == queries.Count(len(expected), exact=True)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_sources_without_a_probability_have_pages_too(
+    session: Session, survey: Survey, sort: str
+) -> None:
+    missing = Selection(opinion="missing", catalog_id=survey.catalog.id)
+
+    found = ids(session, missing, sort, size=1)
+    position = queries.position_of(session, found[1], missing, sort)
+    before, _ = queries.sources(session, missing, sort, 5, before=position)
+
+    assert sorted(found) == [survey.sources[k].id for k in (7, 8)]
+    assert [row.id for row in before.rows] == found[:1]
 
 
 def test_sources_with_a_probability_are_all_but_the_two_without(
@@ -255,7 +269,8 @@ LARGE_SOURCES = """
 """
 LARGE_SHREDS = """
     INSERT INTO shred (source_id, model_version_id, p_shred, flags, run_id)
-    SELECT id, :version, (id * 7919) % 1000 / 1000.0, CASE WHEN id % 500 = 0 THEN 4 ELSE 0 END, :run
+    SELECT id, :version, CASE WHEN id % 50 <> 7 THEN (id * 7919) % 1000 / 1000.0 END,
+        CASE WHEN id % 500 = 0 THEN 4 ELSE 0 END, :run
     FROM source WHERE catalog_id = :catalog
 """
 LARGE_CUTOUTS = """
@@ -306,7 +321,7 @@ def test_a_page_in_the_middle_walks_an_index_without_scanning_or_sorting(
             "WHERE p_shred = 0.5 AND mag_r BETWEEN 19 AND 21 ORDER BY survey_id LIMIT 1"
         )
     )
-    middle = queries.position_of(large, source_id, sort)
+    middle = queries.position_of(large, source_id, Selection(), sort)
 
     nodes = plans(large, lambda: queries.sources(large, Selection(), sort, 48, middle))
 
@@ -320,6 +335,7 @@ def test_a_page_in_the_middle_walks_an_index_without_scanning_or_sorting(
         Selection(survey_id="large-777"),
         Selection(p_min=0.995),
         Selection(opinion="flagged"),
+        Selection(opinion="missing"),
         Selection(cone=Cone(10.0, 0.0, 60.0)),
         Selection(mag_min=15.0, mag_max=15.02),
     ],

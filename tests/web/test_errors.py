@@ -29,6 +29,7 @@ def word(*parts: object) -> str:
         ("mag_max=1e300", "mag_max", "a magnitude"),
         ("catalog=nix", "catalog", "field, hosts"),
         ("opinion=maybe", "opinion", "any, given, missing, flagged"),
+        ("opinion=missing&p_min=0.5", "opinion", "another opinion"),
         ("sort=colour", "sort", "one of"),
         ("view=list", "view", "gallery, table"),
         ("ra=150", "dec", "ra and dec together"),
