@@ -29,7 +29,8 @@ class Card:
     """What there is to know about one version of one network.
 
     `name` is `architecture.tag`; `weights` is a file name in `models/weights/`, or an absolute
-    path; `metrics` maps a name to {value, low, high} with a 95 % interval.
+    path; `metrics` maps a name to {value, low, high} with a 95 % interval; `errors` is the confusion
+    matrix behind them (tp, fn, tn, fp on unseen sources), ready for `scores.Counts(**errors)`.
     """
 
     annotator: str
@@ -44,6 +45,7 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     metrics_from: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
     limits: str = ""
     paper: str = ""
     licence: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ class Evaluation:
             "labels_sha256": self.data.sha256,
             "classifiers": {
                 opinion.name: {name: each.as_dict() for name, each in opinion.intervals.items()}
+                for opinion in self.opinions
+            },
+            "errors": {
+                opinion.name: asdict(scores.counts(self.data.is_shred, opinion.p_shred))
                 for opinion in self.opinions
             },
         }

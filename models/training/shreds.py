@@ -64,7 +64,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset("polar", first_rounds=1, rounds=3, round_size=2048),
-    "shipped": Preset("polar", first_rounds=3, rounds=9, members=3),
+    "shipped": Preset("polar", first_rounds=3, rounds=7, members=3, trees=300),
     "published": Preset(
         "published",
         first_rounds=0,

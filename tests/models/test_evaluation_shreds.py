@@ -134,6 +134,7 @@ def test_the_command_prints_numbers_as_json_and_writes_the_page(folder, version,
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     assert "auc" in printed["classifiers"]["plain.tiny"]
+    assert set(printed["errors"]["plain.tiny"]) == {"tp", "fn", "tn", "fp"}
     assert (tmp_path / "out/report.html").is_file()
     rows = (tmp_path / "out/predictions.csv").read_text().splitlines()
     assert rows[0] == "objID,group,fold,label,p_shred"
