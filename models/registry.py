@@ -29,8 +29,8 @@ class Card:
     """What there is to know about one version of one network.
 
     `name` is `architecture.tag`; `weights` is a file name in `models/weights/`, or an absolute
-    path; `metrics` maps a name to {value, low, high} with a 95 % interval; `errors` is the confusion
-    matrix behind them (tp, fn, tn, fp on unseen sources), ready for `scores.Counts(**errors)`.
+    path; `metrics` maps a name to {value, low, high} with a 95 % interval; `errors` is the
+    confusion matrix behind them (tp, fn, tn, fp on unseen sources), as `scores.Counts` takes it.
     """
 
     annotator: str
