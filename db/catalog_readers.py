@@ -11,6 +11,7 @@ import csv
 import gzip
 import re
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -228,7 +229,7 @@ class CsvFile:
             for row in csv.reader(file, delimiter=self.delimiter):
                 if row:
                     yield row
-        except (EOFError, csv.Error) as error:
+        except (EOFError, OSError, zlib.error, csv.Error) as error:
             self.notes.append(f"reading ended early, the file is damaged: {error}")
 
     def _chunk(self, first: int, rows: list[list[str]]) -> Chunk:

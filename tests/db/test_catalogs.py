@@ -323,6 +323,17 @@ def test_a_truncated_fits_file_gives_its_readable_rows(
     assert counts(engine)[0] == 360 - n_missing
 
 
+def test_a_broken_gzip_gives_the_rows_before_the_break(engine: Engine, tmp_path: Path) -> None:
+    path = write_gzip_csv(tmp_path / "x.csv.gz", plain_columns(5_000))
+    path.write_bytes(path.read_bytes()[:-60_000])
+
+    result = ingest(engine, path)
+
+    assert 1_000 < result.n_new < 5_000
+    assert result.n_rejected <= 1
+    assert "reading ended early, the file is damaged" in result.notes[0]
+
+
 def test_the_whole_file_completes_what_its_truncated_copy_began(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sqlalchemy import insert, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from db import sky
 from db.tables import Source
@@ -228,7 +228,9 @@ def test_matching_two_catalogs_is_symmetric(
     assert there == {(a, b) for b, a in back}
 
 
-def test_a_cone_is_answered_by_the_index(session: Session) -> None:
+@pytest.fixture
+def crowded(session: Session) -> Session:
+    """Enough sources that a sequential scan would not pay."""
     session.execute(
         text(
             "WITH made AS (INSERT INTO catalog (name, survey, column_map)"
@@ -239,14 +241,38 @@ def test_a_cone_is_answered_by_the_index(session: Session) -> None:
         )
     )
     session.execute(text("ANALYZE source"))
+    return session
 
+
+def test_a_cone_is_answered_by_the_index(crowded: Session) -> None:
     query = select(Source.id).where(sky.cone(150.0, 2.0, 10 * ARCSEC))
-    plan = explain(session, query)
+    sql = query.compile(crowded.connection(), compile_kwargs={"literal_binds": True})
+
+    plan = "\n".join(crowded.scalars(text(f"EXPLAIN {sql}")))
 
     assert "ix_source_healpix" in plan
     assert "Seq Scan" not in plan
 
 
-def explain(session: Session, query: Any) -> str:
-    sql = query.compile(session.connection(), compile_kwargs={"literal_binds": True})
-    return "\n".join(session.scalars(text(f"EXPLAIN {sql}")))
+def test_a_cross_match_is_answered_by_the_index(crowded: Session) -> None:
+    ra, dec = np.random.default_rng(1).uniform(0, 80, (2, 1000))
+    arrays = sky.search_arrays(ra, dec, np.full(1000, ARCSEC))
+    statement = text(f"EXPLAIN SELECT near.position FROM {sky.NEAR}")  # noqa: S608
+
+    plan = "\n".join(crowded.scalars(statement, {**arrays, "catalog_id": None}))
+
+    assert "ix_source_healpix" in plan
+    assert "Seq Scan" not in plan
+
+
+def test_a_cone_can_search_an_alias(session: Session) -> None:
+    _, ids = add_sources(session, [10.0, 20.0], [5.0, 5.0])
+    first, second = aliased(Source), aliased(Source)
+
+    pairs = session.execute(
+        select(first.id, second.id)
+        .join(second, first.id != second.id)
+        .where(sky.cone(10.0, 5.0, ARCSEC, first), sky.cone(20.0, 5.0, ARCSEC, second))
+    ).all()
+
+    assert pairs == [(ids[0], ids[1])]
