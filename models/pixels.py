@@ -72,7 +72,7 @@ def _planes(bands: Sequence[str]) -> list[int]:
 def _display(pixels: NDArray, bands: Sequence[str]) -> NDArray[np.uint8]:
     if pixels.dtype != np.uint8:
         raise ValueError(f"display pixels must be uint8 from 0 to 255, not {pixels.dtype}")
-    if set(bands) == set(RGB_BANDS):
+    if set(bands) == set(RGB_BANDS) and tuple(bands) != RGB_BANDS:
         return pixels[..., _planes(bands)]
     if len(bands) != 3:
         raise ValueError(f"a display picture must have 3 planes, not {len(bands)}")
@@ -144,9 +144,9 @@ def missing_border(
 def _crop(pixels: NDArray, size: int, fill: float) -> NDArray:
     for axis in (1, 2):
         margin = (pixels.shape[axis] - size) // 2
-        if margin >= 0:
+        if margin > 0:
             pixels = pixels.take(range(margin, margin + size), axis=axis)
-        else:
+        elif margin < 0:
             widths = [(0, 0)] * 4
             widths[axis] = (-margin, -margin)
             pixels = np.pad(pixels, widths, constant_values=fill)

@@ -49,13 +49,14 @@ class Batch:
         """The claims, in the order of the cutouts."""
         return [part.claim for part in self.parts]
 
-    def rows(self) -> Iterator[tuple[Part, slice]]:
-        """Each part with its place among the cutouts."""
-        start = 0
-        for part in self.parts:
-            stop = start + len(part.waiting)
-            yield part, slice(start, stop)
-            start = stop
+
+def rows_of(parts: Sequence[Part]) -> Iterator[tuple[Part, slice]]:
+    """Each part with its place among the cutouts of its batch."""
+    start = 0
+    for part in parts:
+        stop = start + len(part.waiting)
+        yield part, slice(start, stop)
+        start = stop
 
 
 def find_parts(

@@ -115,15 +115,18 @@ class Reader:
         )
 
     def _load(self, claims: Sequence[Claim]) -> Iterator[Batch | Failure]:
+        left = list(claims)
         try:
             parts = self.station.database.do(
                 lambda session: batches.find_parts(session, claims, self._supplies)
             )
-            yield from batches.load(parts, self._sets, self.station.root)
+            for batch in batches.load(parts, self._sets, self.station.root):
+                left = [claim for claim in left if claim not in batch.claims]
+                yield batch
         except Exception as error:
             if is_away(error):
                 raise
-            yield Failure(claims, error_text(error))
+            yield Failure(left, error_text(error))
 
     def _is_finished(self) -> bool:
         if not self.station.options.until_idle or len(self.station.held):

@@ -1,7 +1,7 @@
 """The worker: claim, load, annotate, complete, with reading, computing and writing side by side.
 
 A thread reads (`workers.reader`), the main thread computes, a thread writes (`workers.writer`) and
-one renews the leases; queues of two batches lie between them. No transaction is open while pixels
+one renews the leases; short queues lie between them. No transaction is open while pixels
 are read or a network computes. How a job changes hands is in `db.jobs`.
 """
 
@@ -35,7 +35,8 @@ from workers.writer import Tally, WorkerStopped, Writer
 
 log = logging.getLogger(__name__)
 
-AHEAD = 2  # batches waiting to be computed, and as many waiting to be written
+AHEAD = 1  # batches waiting to be computed, beside the one that is being read
+UNWRITTEN = 4  # batches waiting to be written: columns only
 LEAVE_WITHIN = 3.0  # seconds for giving jobs back after the second signal
 
 
@@ -76,7 +77,7 @@ class Runner:
         self.progress = progress
         self._loaded: dict[int, Loaded] = {}  # by model version
         self._to_compute: queue.Queue[Batch | Failure | None] = queue.Queue(AHEAD)
-        self._to_write: queue.Queue[Outcome | None] = queue.Queue(AHEAD)
+        self._to_write: queue.Queue[Outcome | None] = queue.Queue(UNWRITTEN)
         self._over = threading.Event()
         self._crash: BaseException | None = None
 
@@ -187,7 +188,8 @@ class Runner:
             columns = _columns(loaded.annotator, batch)
         except Exception as error:
             return Failure(batch.claims, error_text(error))
-        return Annotated(batch, loaded, columns, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return Annotated(batch.parts, loaded, columns, batch.read_seconds, seconds)
 
     def _load(self, version_id: int) -> Loaded:
         """Return the annotator with the weights of a version, loaded on first use."""

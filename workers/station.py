@@ -8,7 +8,7 @@ from pathlib import Path
 from db.jobs import BACK_OFF, LEASE, Claim
 from models.registry import Card
 from workers.annotators.base import Annotator, Columns
-from workers.batches import Batch
+from workers.batches import Part
 from workers.database import Database
 from workers.held import Held
 
@@ -50,11 +50,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Annotated:
-    """A batch with what its annotator said."""
+    """What an annotator said about a batch, whose pixels are no longer needed."""
 
-    batch: Batch
+    parts: Sequence[Part]
     by: Loaded
     columns: Columns
+    read_seconds: float
     seconds: float  # of computing
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from db import annotations, jobs
 from db.jobs import Claim, LostClaim
-from workers.batches import Part
+from workers.batches import Part, rows_of
 from workers.database import error_text, is_away
 from workers.station import Annotated, Failure, Outcome, Station, Unbegun
 
@@ -63,7 +63,7 @@ class Writer:
     def _complete(self, outcome: Annotated) -> None:
         began = time.monotonic()
         n_done = sum(
-            self._complete_part(outcome, part, rows) for part, rows in outcome.batch.rows()
+            self._complete_part(outcome, part, rows) for part, rows in rows_of(outcome.parts)
         )
         self._log(outcome, n_done, time.monotonic() - began)
         self.tally.n_annotated += n_done
@@ -127,10 +127,10 @@ class Writer:
             " read_s=%.3f annotate_s=%.3f write_s=%.3f",
             outcome.by.annotator.name,
             outcome.by.version,
-            len(outcome.batch.parts),
+            len(outcome.parts),
             n_done,
             np.count_nonzero(outcome.columns["flags"]),
-            outcome.batch.read_seconds,
+            outcome.read_seconds,
             outcome.seconds,
             write_seconds,
         )
