@@ -31,6 +31,7 @@ TO_DEGREES = {"deg": 1.0, "hour": 15.0, "rad": float(np.degrees(1))}
 FILE_UNITS = {"deg": "deg", "degree": "deg", "degrees": "deg", "rad": "rad", "radian": "rad"}
 FILE_UNITS |= {"radians": "rad", "h": "hour", "hr": "hour", "hour": "hour", "hourangle": "hour"}
 LONGEST_IDENTIFIER = 500  # bytes
+SINGLE = 1e-6  # relative: -99.9 in single precision is still the -99.9 of the map
 SECTIONS = (
     *("survey", "title", "release", "notes", "detect", "missing", "require", "keep", "drop"),
     *("position", "identifier", "columns"),
@@ -294,7 +295,7 @@ class BoundMap:
         for name in alternatives:
             values = as_floats(element(chunk, name))
             for sentinel in sentinels:
-                values[values == sentinel] = np.nan
+                values[np.abs(values - sentinel) <= SINGLE * abs(sentinel)] = np.nan
             result = values if result is None else np.where(np.isnan(result), values, result)
         return result
 

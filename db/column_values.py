@@ -6,6 +6,7 @@ What a column means is the business of `db.column_maps`.
 from __future__ import annotations
 
 import re
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ NUMBER_TYPES = (
     (REAL, "f4"),
     (Double, "f8"),
 )
+
+TRUTH = {"true": 1.0, "t": 1.0, "false": 0.0, "f": 0.0}
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +76,7 @@ def _as_float(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        return float("nan")
+        return TRUTH.get(value.strip().lower(), nan) if isinstance(value, str) else nan
 
 
 def as_bytes(values: NDArray[Any]) -> NDArray[np.bytes_]:

@@ -129,6 +129,22 @@ def test_tractor_rows_of_a_neighbouring_brick_are_rejected() -> None:
     assert rows_of(columns).reasons == {1: "brick_primary is not 1"}
 
 
+@pytest.mark.parametrize("words", [("True", "False"), ("t", "f"), ("1", "0")])
+def test_truth_may_be_written_in_words(words: tuple[str, str]) -> None:
+    primary = np.array([words[0], words[1], words[0]], dtype=object)
+
+    assert list(rows_of(legacy_columns() | {"brick_primary": primary}).reasons) == [1]
+
+
+def test_a_missing_value_in_single_precision_is_recognised() -> None:
+    columns = {"id": np.array([1]), "ra": np.ones(1), "dec": np.ones(1)}
+    columns["m"] = np.array([-99.9], dtype="f4")
+
+    rows = rows_of(columns, own_map(missing=[-99.9], columns={"mag_r": "m"}))
+
+    assert rows.values["mag_r"].tolist() == [None]
+
+
 def test_raw_fluxes_and_unmapped_columns_stay_in_extra_in_lower_case() -> None:
     columns = {name.upper(): values for name, values in legacy_columns().items()}
 
