@@ -111,8 +111,8 @@ def compare(session: Session, n_rows: int, order: str, repeats: int) -> None:
         by_scan, _ = milliseconds(server, texts[:5])
         cursor.execute("RESET enable_indexscan; RESET enable_bitmapscan")
         print(
-            f"{n_rows:>11,} {order:>7} {name:>10} {n:>7,} {whole:>10.2f} {by_index:>9.2f} {by_scan:>9.1f}"
-            f" {by_scan / by_index:>7,.0f}"
+            f"{n_rows:>11,} {order:>7} {name:>10} {n:>7,} {whole:>10.2f} {by_index:>9.2f}"
+            f" {by_scan:>9.1f} {by_scan / by_index:>7,.0f}"
         )
 
 
@@ -129,8 +129,8 @@ def main() -> None:
     options = parser.parse_args()
     print("python ms: from cone() to the rows; index and scan ms: of the SQL alone, rows fetched")
     print(
-        f"{'sources':>11} {'order':>7} {'radius':>10} {'found':>7} {'python ms':>10} {'index ms':>9}"
-        f" {'scan ms':>9} {'ratio':>7}"
+        f"{'sources':>11} {'order':>7} {'radius':>10} {'found':>7} {'python ms':>10}"
+        f" {'index ms':>9} {'scan ms':>9} {'ratio':>7}"
     )
     with scratch_database() as engine:
         for n_rows in options.rows:
