@@ -214,7 +214,7 @@ def _read(path: Path, expected: Layout | None = None) -> tuple[np.ndarray, dict[
 def _read_image(path: Path, expected: Layout | None) -> np.ndarray:
     """Decode a PNG or JPEG, having looked at its size first: a small file can unpack to gigabytes.
 
-    Row 0 of the array is the top of the picture. Transparency is dropped.
+    Row 0 of the array is the bottom of the picture, as in FITS. Transparency is dropped.
     """
     with Image.open(path) as image:
         largest = expected.size if expected else LARGEST
@@ -224,4 +224,4 @@ def _read_image(path: Path, expected: Layout | None) -> np.ndarray:
                 f"{image.width} x {image.height}"
             )
         plain = image if image.mode in ("L", "RGB", "I;16") else image.convert("RGB")
-        return np.atleast_3d(np.asarray(plain))
+        return np.atleast_3d(np.asarray(plain))[::-1]

@@ -7,6 +7,8 @@ names. Where pixels come from is the business of `db.cutout_folder`, `db.cutout_
 A block becomes visible in one step: its shard is written and synced to disk first, then one
 transaction adds the block and its cutouts. What a crash leaves behind is a shard that no row
 points to, and the next block overwrites it.
+
+Row 0 of a cutout is its lowest, in the south, as in FITS; pictures are turned over on their way in.
 """
 
 from __future__ import annotations
@@ -331,7 +333,6 @@ def _create(folder: Path, layout: Layout) -> zarr.Array:
             "pixel_scale_arcsec": layout.pixel_scale,
             "unit": layout.unit,
             "axes": ["cutout", "y", "x", "band"],
-            "first_row": "top" if layout.unit == "display" else "bottom",
         }
     )
     return group.create_array(

@@ -79,6 +79,6 @@ def mosaic() -> fits.PrimaryHDU:
     """Return the picture as a FITS image with one plane per colour and its nominal WCS."""
     image, wcs = picture()
     header = wcs.to_header()
-    header["BANDS"] = (BANDS, "nominal: red, green, blue of a display rendering")
+    header["BANDS"] = (BANDS, "nominal: red, green, blue")
     header["OBJECT"] = "Hubble XDF"
     return fits.PrimaryHDU(np.moveaxis(image, 2, 0), header)

@@ -69,10 +69,10 @@ def missing(row: Row | None) -> str:
 
 
 def render(stored: np.ndarray, bands: list[str], unit: str, longest: int | None) -> bytes:
-    """Draw stored pixels (h, w, b) as PNG, north up as stored, at most `longest` pixels wide."""
+    """Draw stored pixels (h, w, b) as PNG, row 0 at the bottom, at most `longest` pixels wide."""
     from PIL import Image
 
-    image = Image.fromarray(colour(stored, bands, unit))
+    image = Image.fromarray(colour(stored, bands, unit)[::-1])
     if longest is not None and max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -98,7 +98,17 @@ def test_each_source_gets_the_pixels_of_the_file_that_bears_its_id(
 
     assert (report.n_new, report.problems) == (3, [])
     for k in range(3):
-        np.testing.assert_array_equal(pixels_of(engine, tmp_path, str(100 + k)), picture(k))
+        np.testing.assert_array_equal(pixels_of(engine, tmp_path, str(100 + k)), picture(k)[::-1])
+
+
+def test_a_picture_is_stored_with_its_lowest_row_first_as_in_fits(folder: Path) -> None:
+    pixels = picture()
+    save(folder, "1.png", pixels)
+
+    reading = next(Folder(folder).read([Target(1, "1", 0.0, 0.0, 0)]))
+
+    assert reading.pixels is not None
+    np.testing.assert_array_equal(reading.pixels[0], pixels[-1])
 
 
 def test_png_cutouts_are_taken_for_pictures_of_the_legacy_viewer(folder: Path) -> None:
@@ -139,7 +149,7 @@ def test_a_pattern_can_put_text_before_the_id(engine: Engine, tmp_path: Path, fo
 
     load(engine, tmp_path, folder, pattern="cutout-{id}-*.png")
 
-    np.testing.assert_array_equal(pixels_of(engine, tmp_path, "7"), picture(1))
+    np.testing.assert_array_equal(pixels_of(engine, tmp_path, "7"), picture(1)[::-1])
 
 
 def test_a_pattern_without_an_id_is_explained(folder: Path) -> None:
@@ -180,7 +190,7 @@ def test_damaged_files_are_flagged_and_the_others_are_kept(
     assert report.n_flagged == {"unreadable": 4}
     assert {survey_id for survey_id, _ in report.problems} == set(bad)
     for k in (0, 5):
-        np.testing.assert_array_equal(pixels_of(engine, tmp_path, str(100 + k)), picture(k))
+        np.testing.assert_array_equal(pixels_of(engine, tmp_path, str(100 + k)), picture(k)[::-1])
 
 
 def test_a_cutout_of_another_size_is_refused_with_both_sizes(
@@ -299,7 +309,7 @@ def test_sources_added_later_get_their_cutouts_later(
     report = load(engine, tmp_path, folder)
 
     assert report.n_new == 1
-    np.testing.assert_array_equal(pixels_of(engine, tmp_path, "late"), picture(9))
+    np.testing.assert_array_equal(pixels_of(engine, tmp_path, "late"), picture(9)[::-1])
 
 
 def test_retry_fills_what_was_missing_and_lets_workers_look_again(
@@ -318,7 +328,7 @@ def test_retry_fills_what_was_missing_and_lets_workers_look_again(
 
     assert (report.n_new, report.n_refilled) == (0, 1)
     assert flags(engine) == {"100": 0, "101": 0, "102": CutoutFlag.NO_IMAGE}
-    np.testing.assert_array_equal(pixels_of(engine, tmp_path, "101"), picture(1))
+    np.testing.assert_array_equal(pixels_of(engine, tmp_path, "101"), picture(1)[::-1])
     with Session(engine) as session:
         opinions = session.scalars(select(Source.survey_id).join(Shred)).all()
     assert sorted(opinions) == ["100", "102"]
@@ -411,4 +421,4 @@ def test_the_labelled_legacy_cutouts_are_read_as_they_are() -> None:
     reading = next(origin.read([target]))
 
     assert origin.layout.shape == (128, 128, 3)
-    np.testing.assert_array_equal(reading.pixels, np.asarray(Image.open(path)))
+    np.testing.assert_array_equal(reading.pixels, np.asarray(Image.open(path))[::-1])

@@ -89,6 +89,16 @@ def test_a_large_cutout_is_drawn_no_larger_than_a_thumbnail() -> None:
     assert Image.open(io.BytesIO(png)).size == (192, 192)
 
 
+def test_the_first_row_of_a_cutout_is_drawn_at_the_bottom() -> None:
+    stored = np.zeros((8, 8, 3), np.uint8)
+    stored[0] = 255
+
+    drawn = np.asarray(Image.open(io.BytesIO(render(stored, ["z", "r", "g"], "display", None))))
+
+    assert drawn[7].min() == 255
+    assert drawn[0].max() == 0
+
+
 def test_pixels_without_colours_are_drawn_grey() -> None:
     ramp = np.linspace(0, 50, 256, dtype=np.float32).reshape(16, 16, 1)
     ramp[0, 0] = np.nan

@@ -63,7 +63,8 @@ class Shreds(Annotator):
         judged = (flags & BLIND) == 0
         p_shred = np.full(len(batch), np.nan, np.float32)
         if judged.any():
-            pictures = _pictures(batch, batch.pixels if judged.all() else batch.pixels[judged])
+            images = batch.pixels if judged.all() else batch.pixels[judged]
+            pictures = _pictures(batch, images)[:, ::-1]  # pictures begin at the top
             p_shred[judged] = self._predict(self._model, pictures, self.batch_size)
         return {"p_shred": p_shred, "flags": flags}
 
