@@ -63,7 +63,8 @@ def _readable(facts: Any) -> Any:
     """Give the facts of a card their units, and unfold those that are JSON in a string."""
     if not isinstance(facts, dict):
         return facts
-    return {name: _fact(name, fact) for name, fact in facts.items()}
+    named = {name: _fact(name, fact) for name, fact in facts.items()}
+    return dict(sorted(named.items(), key=lambda item: isinstance(item[1], dict)))
 
 
 def _fact(name: str, fact: Any) -> Any:

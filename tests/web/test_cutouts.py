@@ -99,6 +99,16 @@ def test_the_first_row_of_a_cutout_is_drawn_at_the_bottom() -> None:
     assert drawn[0].max() == 0
 
 
+def test_the_first_row_of_the_store_is_drawn_at_the_bottom() -> None:
+    stored = np.zeros((8, 8, 3), np.uint8)
+    stored[0] = 200
+
+    image = Image.open(io.BytesIO(render(stored, ["z", "r", "g"], "display", None)))
+
+    assert image.getpixel((4, 7)) == (200, 200, 200)
+    assert image.getpixel((4, 0)) == (0, 0, 0)
+
+
 def test_pixels_without_colours_are_drawn_grey() -> None:
     ramp = np.linspace(0, 50, 256, dtype=np.float32).reshape(16, 16, 1)
     ramp[0, 0] = np.nan
