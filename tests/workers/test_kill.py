@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,12 +23,13 @@ from sqlalchemy import Engine, text
 from db import postgresql, schema
 from db.engine import create_engine
 from tests.conftest import reachable_folder, tcp_server
-from tests.workers.fake import KILLS, PLAIN, SLOW, make_runner
+from tests.workers.fake import KILLS, PLAIN, RAISES, SLOW, make_runner
 from tests.workers.field import make_field, rows_per_source
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60.0  # seconds
 LEASE = 1.5  # seconds
+CHAOS = 25.0  # seconds
 
 
 class WorkerProcess:
@@ -287,3 +290,48 @@ def test_a_second_sigterm_leaves_at_once_and_gives_the_jobs_back(
 
     assert exit_code == 128 + signal.SIGTERM
     assert job_states(engine) == [("todo", 0)] * 3
+
+
+@pytest.mark.slow
+def test_chaos_ends_with_one_row_per_source(tmp_path: Path) -> None:
+    """Three workers are killed, frozen and stopped at random, and the server with them."""
+    random = Random(5)
+    markers = [[SLOW] * 6 for _ in range(40)]
+    markers[10][3] = RAISES
+    with private_server() as (engine, stop_server, start_server):
+        environment = {
+            "DATABASE_URL": engine.url.render_as_string(hide_password=False),
+            "SKYGLOSS_HOME": str(tmp_path / "home"),
+        }
+        source_ids = make_field(engine, markers, tmp_path / "home" / "pixels")
+        names = count()
+
+        def start() -> WorkerProcess:
+            folder, options = tmp_path / f"worker {next(names)}", {"batch_size": 6}
+            return WorkerProcess(folder, options, FAKE_SLOW_SECONDS="0.3", **environment)
+
+        workers = [start() for _ in range(3)]
+        end = time.monotonic() + CHAOS
+        while time.monotonic() < end:
+            time.sleep(random.uniform(0.3, 1.5))
+            victim = random.choice(workers).process
+            match random.choice(["kill", "kill", "freeze", "stop", "server"]):
+                case "kill":
+                    victim.kill()
+                case "freeze":
+                    victim.send_signal(signal.SIGSTOP)
+                    time.sleep(1.5 * LEASE)
+                    victim.send_signal(signal.SIGCONT)
+                case "stop":
+                    victim.terminate()
+                case "server":
+                    stop_server()
+                    time.sleep(random.uniform(0, 1))
+                    start_server()
+            workers = [w if w.process.poll() is None else start() for w in workers]
+        exit_codes = [worker.process.wait(2 * PATIENCE) for worker in workers]
+
+        assert exit_codes == [0, 0, 0]
+        poison = source_ids[10 * 6 + 3]
+        expected = {source_id: int(source_id != poison) for source_id in source_ids}
+        assert rows_per_source(engine) == expected
