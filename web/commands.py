@@ -72,9 +72,10 @@ def _serve(address: str, workers: int) -> None:
 
         def load(self) -> Flask:
             """Build the application, in each process after the fork."""
+            from db.engine import create_engine
             from web import create_app
 
-            return create_app()
+            return create_app(create_engine())
 
     for module in SHARED:
         import_module(module)

@@ -8,6 +8,7 @@ from urllib.request import urlopen
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import URL
 
 from web.commands import serve
 
@@ -47,9 +48,9 @@ def test_serve_prints_its_address_when_it_is_ready_and_stops_in_good_order(
 
 
 def test_serve_refuses_a_database_that_was_not_migrated(
-    empty_database_url: object, monkeypatch: pytest.MonkeyPatch
+    empty_database_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = empty_database_url.render_as_string(hide_password=False)  # type: ignore[attr-defined]
+    url = empty_database_url.render_as_string(hide_password=False)
     monkeypatch.setenv("DATABASE_URL", url)
 
     result = CliRunner().invoke(serve, ["--port", "8999"])

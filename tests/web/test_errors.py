@@ -3,7 +3,7 @@ import json
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import create_engine
+from sqlalchemy import URL, create_engine
 
 from tests.web.conftest import Site
 from web import create_app
@@ -179,3 +179,13 @@ def test_a_mistake_of_ours_shows_no_details(site: Site, monkeypatch: pytest.Monk
 
     assert response.status_code == 500
     assert "secret" not in response.text
+
+
+def test_a_database_without_tables_says_which_command_helps(empty_database_url: URL) -> None:
+    engine = create_engine(empty_database_url)
+
+    page = create_app(engine).test_client().get("/sources")
+    engine.dispose()
+
+    assert page.status_code == 503
+    assert "skygloss migrate" in page.text
