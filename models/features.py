@@ -28,12 +28,14 @@ def features(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @cache
-def _grid() -> tuple[NDArray, NDArray, list[NDArray], list[NDArray]]:
-    """x and y from the centre, and the flat indices of each annulus and of its right half."""
+def _grid() -> tuple[NDArray, NDArray, list[NDArray], list[tuple[NDArray, NDArray]]]:
+    """x and y from the centre; flat indices of each annulus, and of its right and upper half."""
     y, x = np.mgrid[-63.5:64, -63.5:64]
     radius = np.hypot(x, y)
     annuli = [(radius >= inner) & (radius < outer) for inner, outer in pairwise(RADII)]
-    halves = [np.flatnonzero(annulus & (x > 0)) for annulus in annuli]
+    halves = [
+        (np.flatnonzero(annulus & (x > 0)), np.flatnonzero(annulus & (y > 0))) for annulus in annuli
+    ]
     return x, y, [np.flatnonzero(annulus) for annulus in annuli], halves
 
 
@@ -44,11 +46,12 @@ def _describe(rgb: NDArray[np.uint8]) -> list[float]:
     red, green, blue = rgb[MIDDLE, MIDDLE].reshape(-1, 3).mean(axis=0)
     numbers = [centre, float(red - green), float(green - blue)]
     _, _, annuli, halves = _grid()
-    for annulus, half in zip(annuli, halves, strict=True):
+    for annulus, (right, upper) in zip(annuli, halves, strict=True):
         ring = light.flat[annulus]
-        lopsided = abs(light.flat[half].mean() - ring.mean())
+        mean = ring.mean()
+        lopsided = np.hypot(light.flat[right].mean() - mean, light.flat[upper].mean() - mean)
         numbers += [
-            ring.mean() - centre,
+            mean - centre,
             ring.std(),
             smooth.flat[annulus].max() - centre,
             lopsided,

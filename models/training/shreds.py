@@ -64,7 +64,15 @@ class Preset:
 
 PRESETS = {
     "quick": Preset("polar", first_rounds=1, rounds=3, round_size=2048),
-    "shipped": Preset("polar", first_rounds=3, rounds=7, members=3, trees=300),
+    "shipped": Preset(
+        "polar",
+        first_rounds=3,
+        rounds=7,
+        members=3,
+        trees=300,
+        temperature=0.695,
+        offset=-0.226,
+    ),
     "published": Preset(
         "published",
         first_rounds=0,
@@ -74,7 +82,9 @@ PRESETS = {
         learning_rate=1e-4,
         early_stopping=5,
     ),
-    "plain": Preset("plain", first_rounds=0, rounds=12, recentred_after=0.0, learning_rate=1e-3),
+    "plain": Preset(
+        "plain", first_rounds=0, rounds=10, round_size=2048, recentred_after=0.0, learning_rate=1e-3
+    ),
 }
 
 
