@@ -62,6 +62,12 @@ def page(
     assert errors == []
 
 
+def press(page: Page, key: str) -> None:
+    """Press a key once the page listens: the script is deferred."""
+    page.wait_for_load_state("load")
+    page.keyboard.press(key)
+
+
 def background(page: Page) -> str:
     colour: str = page.evaluate("getComputedStyle(document.body).backgroundColor")
     return colour
@@ -69,27 +75,27 @@ def background(page: Page) -> str:
 
 def test_a_reader_filters_and_opens_a_source_with_the_keyboard_alone(page: Page) -> None:
     page.goto("/sources")
-    page.keyboard.press("/")
+    press(page, "/")
     page.keyboard.type("src-01")
     expect(page.locator("#id")).to_have_value("src-01")
     page.locator("#id").fill("")
     page.locator("[name=p_min]").fill("0.9")
-    page.keyboard.press("Enter")
+    press(page, "Enter")
 
     expect(page).to_have_url("/sources?p_min=0.9")
     expect(page.locator(".card")).to_have_count(6)
-    page.keyboard.press("j")
-    page.keyboard.press("j")
-    page.keyboard.press("k")
-    page.keyboard.press("j")
+    press(page, "j")
+    press(page, "j")
+    press(page, "k")
+    press(page, "j")
     expect(page.locator(".card").nth(1)).to_be_focused()
     wanted = page.locator(".card .id").nth(1).inner_text()
-    page.keyboard.press("Enter")
+    press(page, "Enter")
     expect(page.locator("h1")).to_have_text(wanted)
 
-    page.keyboard.press("j")
+    press(page, "j")
     expect(page.locator("h1")).not_to_have_text(wanted)
-    page.keyboard.press("u")
+    press(page, "u")
     expect(page).to_have_url("/sources?p_min=0.9")
 
 
@@ -103,9 +109,9 @@ def test_images_are_really_drawn(page: Page) -> None:
 
 def test_n_and_p_turn_pages(page: Page) -> None:
     page.goto("/sources")
-    page.keyboard.press("n")
+    press(page, "n")
     expect(page.locator(".card")).to_have_count(14)
-    page.keyboard.press("p")
+    press(page, "p")
     expect(page.locator(".card")).to_have_count(48)
 
 
@@ -131,17 +137,17 @@ def test_dark_follows_the_system_until_the_reader_chooses(page: Page) -> None:
 
 def test_help_opens_and_closes_by_key(page: Page) -> None:
     page.goto("/sources")
-    page.keyboard.press("?")
+    press(page, "?")
     expect(page.get_by_role("dialog")).to_be_visible()
-    page.keyboard.press("Escape")
+    press(page, "Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
 def test_the_first_tab_leads_past_the_menu(page: Page) -> None:
     page.goto("/sources")
-    page.keyboard.press("Tab")
+    press(page, "Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-    page.keyboard.press("Enter")
+    press(page, "Enter")
 
     assert page.evaluate("document.activeElement.id") == "main"
 
