@@ -84,6 +84,7 @@ def worker(names: Sequence[str], batch_size: int | None, precision: str) -> None
     pixel store. Ctrl-C or SIGTERM finishes the batch in hand; once more leaves at once.
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     _run(_engine(), names, batch_size, Options(precision=precision))
 
 

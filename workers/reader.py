@@ -153,9 +153,8 @@ class Reader:
                 return
 
     def _has_weights(self, version: ModelVersion) -> bool:
-        for card in self.station.cards(version.annotator):
-            if (card.name, card.sha256) == (version.name, version.weights_sha256):
-                return True
+        if self.station.has_weights(version):
+            return True
         if version.id not in self._strangers:
             self._strangers.add(version.id)
             log.warning(

@@ -127,6 +127,7 @@ class Runner:
     def _sign_in(self, session: Session) -> int:
         for name, annotator in self.station.annotators.items():
             self._register(session, name, annotator)
+        self._check_weights(session)
         return runs.sign_in(
             session,
             platform.node(),
@@ -151,6 +152,21 @@ class Runner:
                 "annotator=%s current=%s shipped=%s (skygloss models promote %s %s)",
                 *(name, current[0].name, known[0].name, name, known[0].name),
             )
+
+    def _check_weights(self, session: Session) -> None:
+        """Make sure that there is a current version that this worker has the weights of."""
+        current = model_versions.current(session, list(self.station.annotators))
+        if any(self.station.has_weights(version) for version in current):
+            return
+        choices = [
+            f"skygloss models promote {name} {self.station.cards(name)[0].name}"
+            for name in self.station.annotators
+        ]
+        raise WorkerStopped(
+            f"the current version of {', '.join(self.station.annotators)} is "
+            f"{', '.join(version.name for version in current)}, and its weights are not here. "
+            f"To go on with those that are: {'; '.join(choices)}"
+        )
 
     def _thread(self, name: str, act: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=act, name=name, daemon=True)

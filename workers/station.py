@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from db.jobs import BACK_OFF, LEASE, Claim
+from db.tables import ModelVersion
 from models.registry import Card
 from workers.annotators.base import Annotator, Columns
 from workers.batches import Part
@@ -37,6 +38,11 @@ class Station:
     stop: threading.Event  # set when no new batch is to be begun
     worker_id: int = 0
     held: Held = field(default_factory=Held)
+
+    def has_weights(self, version: ModelVersion) -> bool:
+        """Whether one of the cards here is this version's."""
+        known = {(card.name, card.sha256) for card in self.cards(version.annotator)}
+        return (version.name, version.weights_sha256) in known
 
 
 @dataclass(frozen=True)

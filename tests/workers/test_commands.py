@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.workers import fake
 from tests.workers.field import make_field, rows_per_source
 from workers import commands
 from workers.device import Device
+from workers.station import Options
 
 Skygloss = Callable[..., Result]
 
@@ -96,9 +98,7 @@ def test_annotate_says_what_failed_and_retries_on_demand(
     assert set(rows_per_source(engine).values()) == {1}
 
 
-def fast(**values: object) -> object:
-    from workers.station import Options
-
+def fast(**values: Any) -> Options:
     return Options(**values, back_off=0.05)
 
 

@@ -241,7 +241,8 @@ def test_a_new_current_version_is_annotated_beside_the_old_one(engine: Engine) -
     with Session(engine) as session, session.begin():
         model_versions.promote(session, "fake", "mean.v2")
 
-    make_runner(engine).run()  # has no weights of v2
+    with pytest.raises(WorkerStopped, match=r"mean\.v2, and its weights are not here"):
+        make_runner(engine).run()
     before = rows_per_source(engine)
     Runner(
         engine, home.pixels(), [FakeAnnotator], Options(until_idle=True), Device("cpu"), two_cards
