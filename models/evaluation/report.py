@@ -7,8 +7,10 @@ import html
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
@@ -42,18 +44,20 @@ def write(evaluation: Evaluation, folder: Path) -> Path:
 
 
 def roc_plot(evaluation: Evaluation, theme: str) -> Figure:
-    """Completeness against false positives, all classifiers; the folds of the first one behind."""
+    """Completeness against false positives; in the enlarged corner also the first one's folds."""
     figure, axes = _axes(theme, "false positive rate", "completeness (true positive rate)")
+    corner = axes.inset_axes((0.42, 0.34, 0.55, 0.46), xlim=(0, 0.15), ylim=(0.85, 1.005))
+    _dress(corner, theme)
     first = evaluation.opinions[0]
     for k in np.unique(evaluation.fold):
         rows = evaluation.fold == k
         x, y, _ = scores.roc(evaluation.data.is_shred[rows], first.p_shred[rows])
-        axes.plot(x, y, color=COLOURS[0], alpha=0.25, linewidth=1)
+        corner.plot(x, y, color=COLOURS[0], alpha=0.3, linewidth=1)
     for colour, opinion in zip(COLOURS, evaluation.opinions, strict=False):
         x, y, _ = scores.roc(evaluation.data.is_shred, opinion.p_shred)
         label = f"{opinion.name} ({opinion.intervals['auc'].value:.3f})"
         axes.plot(x, y, color=colour, linewidth=2, label=label)
-    axes.plot([0, 1], [0, 1], ":", color=INK[theme], linewidth=1)
+        corner.plot(x, y, color=colour, linewidth=2)
     _legend(axes, theme, "lower right", "area under the curve")
     return figure
 
@@ -69,7 +73,7 @@ def reliability_plot(evaluation: Evaluation, theme: str) -> Figure:
         error = np.sqrt((share * (1 - share) + 0.25 / size) / size)
         label = f"{opinion.name} ({opinion.intervals['calibration_error'].value:.3f})"
         axes.errorbar(table.predicted[some], share, error, fmt="o-", color=colour, label=label)
-    _legend(axes, theme, "upper left", "calibration error")
+    _legend(axes, theme, "lower right", "calibration error")
     return figure
 
 
@@ -77,7 +81,7 @@ def probability_plot(evaluation: Evaluation, theme: str) -> Figure:
     """How the probabilities of galaxies and of shreds are spread."""
     figure, axes = _axes(theme, "P(shred)", "sources")
     p_shred, is_shred = evaluation.opinions[0].p_shred, evaluation.data.is_shred
-    bins = np.linspace(0, 1, 26)
+    bins = np.linspace(0, 1, 26).tolist()
     for colour, rows, label in (
         (COLOURS[0], ~is_shred, "galaxies"),
         (COLOURS[1], is_shred, "shreds"),
@@ -90,7 +94,10 @@ def probability_plot(evaluation: Evaluation, theme: str) -> Figure:
 
 
 PLOTS: dict[str, tuple[Plot, str]] = {
-    "roc": (roc_plot, "ROC curves; thin lines are the folds of the first classifier."),
+    "roc": (
+        roc_plot,
+        "ROC curves, with the corner enlarged; thin lines are the folds of the first classifier.",
+    ),
     "reliability": (
         reliability_plot,
         "Reliability: a calibrated probability lies on the dotted line.",
@@ -103,20 +110,24 @@ MISTAKES = (
 )
 
 
-def _axes(theme: str, x: str, y: str):  # type: ignore[no-untyped-def]
+def _axes(theme: str, x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6, 4.6), layout="constrained", facecolor=PAPER[theme])
     axes = figure.subplots()
-    axes.set_facecolor(PAPER[theme])
     axes.set_xlabel(x, color=INK[theme])
     axes.set_ylabel(y, color=INK[theme])
+    _dress(axes, theme)
+    return figure, axes
+
+
+def _dress(axes: Axes, theme: str) -> None:
+    axes.set_facecolor(PAPER[theme])
     axes.tick_params(colors=INK[theme], which="both")
     axes.grid(alpha=0.15, color=INK[theme])
     for spine in axes.spines.values():
         spine.set_color(INK[theme])
-    return figure, axes
 
 
-def _legend(axes, theme: str, place: str, title: str) -> None:  # type: ignore[no-untyped-def]
+def _legend(axes: Axes, theme: str, place: Any, title: str) -> None:
     legend = axes.legend(loc=place, title=title, facecolor=PAPER[theme], labelcolor=INK[theme])
     legend.get_title().set_color(INK[theme])
 
@@ -194,7 +205,7 @@ def _page(evaluation: Evaluation, sections: list[str]) -> str:
 A source is called a shred from probability 0.5; the shred is the positive class. Intervals are
 95 %, by resampling whole groups.</p>
 <div class=scroll>{_table(evaluation)}</div>
-{"".join(sections)}
+<div class=plots>{"".join(sections)}</div>
 <footer>Labels SHA-256 {facts["labels_sha256"]}</footer>
 </body></html>
 """
@@ -204,10 +215,12 @@ STYLE = """
 :root { --ink: #1d2330; --paper: #fff; --line: #d5dae4 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --paper: #12161f; --line: #333b4b } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+  max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .4rem .8rem; border-bottom: 1px solid var(--line) }
+th, td { text-align: left; padding: .4rem .5rem; border-bottom: 1px solid var(--line) }
 td small { display: block; opacity: .75; white-space: nowrap }
-.scroll { overflow-x: auto } figure { margin: 2rem 0 } img { max-width: 100%; height: auto }
+.scroll { overflow-x: auto } figure { margin: 0 }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
+  gap: 2rem; margin: 2rem 0 } img { max-width: 100%; height: auto }
 figcaption, footer { opacity: .8; font-size: .9rem; overflow-wrap: anywhere }
 """
