@@ -22,13 +22,10 @@ class Interval:
     low: float
     high: float
 
-    def as_dict(self) -> dict[str, float]:
-        """The three numbers, rounded to what a card shows."""
-        return {
-            "value": round(self.value, 4),
-            "low": round(self.low, 4),
-            "high": round(self.high, 4),
-        }
+    def as_dict(self) -> dict[str, float | None]:
+        """The three numbers, rounded to what a card shows; None where there is none."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: None if np.isnan(x) else round(x, 4) for name, x in numbers.items()}
 
 
 @dataclass(frozen=True)
@@ -255,7 +252,11 @@ def bootstrap(
 
 
 def _percentiles(draws: ArrayLike) -> tuple[float, float]:
-    low, high = np.nanpercentile(np.asarray(draws, float), [2.5, 97.5])
+    values = np.asarray(draws, float)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 

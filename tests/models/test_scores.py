@@ -78,6 +78,12 @@ def test_bootstrap_repeats_with_its_seed():
     assert first["accuracy"].value == pytest.approx(5 / 7)
 
 
+def test_a_metric_that_no_resample_defines_has_no_interval():
+    found = scores.bootstrap([1, 0, 0], [0, 0, 0], [1, 2, 3], n_resamples=20)
+
+    assert found["purity"].as_dict() == {"value": None, "low": None, "high": None}
+
+
 def test_calibration_undoes_a_known_distortion():
     rng = np.random.default_rng(2)
     true_odds = rng.normal(0, 2, 20_000)
