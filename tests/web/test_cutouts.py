@@ -89,16 +89,6 @@ def test_a_large_cutout_is_drawn_no_larger_than_a_thumbnail() -> None:
     assert Image.open(io.BytesIO(png)).size == (192, 192)
 
 
-def test_the_first_row_of_a_cutout_is_drawn_at_the_bottom() -> None:
-    stored = np.zeros((8, 8, 3), np.uint8)
-    stored[0] = 255
-
-    drawn = np.asarray(Image.open(io.BytesIO(render(stored, ["z", "r", "g"], "display", None))))
-
-    assert drawn[7].min() == 255
-    assert drawn[0].max() == 0
-
-
 def test_the_first_row_of_the_store_is_drawn_at_the_bottom() -> None:
     stored = np.zeros((8, 8, 3), np.uint8)
     stored[0] = 200
