@@ -280,6 +280,10 @@ class MeanOfViews(layers.Layer):
         """Average; see the class."""
         return ops.mean(ops.reshape(x, (4, -1, 1)), axis=0)
 
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """(n, 1); backends that try the layer on a made-up n, not a multiple of four, fail."""
+        return (None, 1)
+
 
 ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "polar": polar,
