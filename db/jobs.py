@@ -396,7 +396,9 @@ def _add_jobs(
     return added
 
 
-def _is_finished(block_id: sa.ColumnExpressionArgument[int], version_id: int) -> ColumnElement[bool]:
+def _is_finished(
+    block_id: sa.ColumnExpressionArgument[int], version_id: int
+) -> ColumnElement[bool]:
     mine = (Job.block_id == block_id) & (Job.model_version_id == version_id)
     return sa.exists().where(mine) & ~sa.exists().where(mine, Job.state.in_(["todo", "doing"]))
 
