@@ -90,6 +90,7 @@ class Runner:
             No annotator can work, or everything fails.
         """
         with signals.watch(self.stop, self.leave_now):
+            self.station.database.do(self._register_cards)
             self.station.worker_id = self.station.database.do(self._sign_in)
             writer = Writer(self.station, self.progress)
             write = self._thread("writer", lambda: self._write(writer))
@@ -124,9 +125,12 @@ class Runner:
                 log.warning("job=%d released=0 error=%r", claim.job_id, first_line(error))
         os._exit(128 + number)
 
-    def _sign_in(self, session: Session) -> int:
+    def _register_cards(self, session: Session) -> None:
+        """Register what ships, in a transaction of its own, so that it can be promoted."""
         for name, annotator in self.station.annotators.items():
             self._register(session, name, annotator)
+
+    def _sign_in(self, session: Session) -> int:
         self._check_weights(session)
         return runs.sign_in(
             session,

@@ -252,6 +252,21 @@ def test_a_new_current_version_is_annotated_beside_the_old_one(engine: Engine) -
     assert rows_per_source(engine) == dict.fromkeys(source_ids, 2)
 
 
+def test_a_worker_without_the_current_weights_registers_those_it_has(engine: Engine) -> None:
+    make_field(engine, [[PLAIN] * 3])
+    with Session(engine) as session, session.begin():
+        model_versions.register(session, "fake", "mean.v0", "2" * 64, {})
+        model_versions.promote(session, "fake", "mean.v0")
+
+    with pytest.raises(WorkerStopped, match=r"skygloss models promote fake mean\.v1"):
+        make_runner(engine).run()
+
+    with Session(engine) as session, session.begin():
+        model_versions.promote(session, "fake", "mean.v1")
+    make_runner(engine).run()
+    assert set(rows_per_source(engine).values()) == {1}
+
+
 def test_a_waiting_worker_takes_up_what_arrives(engine: Engine) -> None:
     make_field(engine, [[PLAIN] * 3])
     runner = make_runner(engine, until_idle=False)
