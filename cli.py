@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
-COMMANDS: dict[str, tuple[str, str]] = {
+Targets = dict[str, tuple[str, str]]  # name → where the command is, and one line about it
+
+COMMANDS: Targets = {
     "demo": ("cli:demo", "See everything at work on a real field, with nothing to set up."),
     "ingest": ("db.commands:ingest", "Bring catalogs, cutouts and host galaxies in."),
     "annotate": (
@@ -19,21 +22,32 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("db.model_commands:status", "Show catalogs, progress, workers and failures."),
     "serve": ("web.commands:serve", "Serve the pages."),
     "train": ("models.commands:train", "Train a network from labelled cutouts."),
-    "evaluate": ("models.commands:evaluate", "Measure a network, or a selection, honestly."),
+    "evaluate": ("cli:evaluate", "Measure a network, or a selection, honestly."),
     "migrate": ("db.schema_commands:migrate", "Bring the database to this version of Skygloss."),
+}
+EVALUATE: Targets = {
+    "shreds": ("models.commands:evaluate_shreds", "Judge shreds on sources it has never seen."),
+    "contamination": (
+        "workers.contamination:contamination_command",
+        "Estimate the share of shreds in a selection.",
+    ),
 }
 
 
 class LazyGroup(click.Group):
     """A group that imports a command only when it is called, so that `--help` is instant."""
 
+    def __init__(self, *, targets: Targets, **options: Any) -> None:
+        super().__init__(**options)
+        self.targets = targets
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.targets)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.targets:
             return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
+        module, attribute = self.targets[cmd_name][0].split(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
@@ -49,10 +63,12 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in self.targets.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, targets=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="skygloss")
 def main() -> None:
     """What deep networks and experts say about every source of a sky survey, next to its row.
@@ -60,6 +76,11 @@ def main() -> None:
     Without DATABASE_URL an embedded PostgreSQL is used; its data, the pixels and the caches live
     under SKYGLOSS_HOME.
     """
+
+
+@click.group(cls=LazyGroup, targets=EVALUATE)
+def evaluate() -> None:
+    """Measure a network, or a selection, honestly."""
 
 
 @click.command()

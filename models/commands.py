@@ -1,4 +1,4 @@
-"""The command groups `train` and `evaluate`: thin over `training` and `evaluation`."""
+"""The commands `train shreds` and `evaluate shreds`: thin over `training` and `evaluation`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,6 @@ PRESETS = ("quick", "shipped", "published", "plain")
 @click.group()
 def train() -> None:
     """Train a network from labelled cutouts."""
-
-
-@click.group()
-def evaluate() -> None:
-    """Measure a network, or a selection, honestly."""
 
 
 @train.command("shreds")
@@ -66,7 +61,7 @@ def train_shreds(data: Path, out: Path, preset: str, seed: int, half: bool) -> N
     click.echo(f"Wrote {weights}, the pictures seen and card.toml beside it.")
 
 
-@evaluate.command("shreds")
+@click.command("shreds")
 @click.option("--data", type=FOLDER, required=True, help="Folder with labels.csv and images/.")
 @click.option("--version", help="Model version to judge; by default the current one.")
 @click.option("--cards", type=click.Path(exists=True, path_type=Path), help="Another weights.toml.")

@@ -126,8 +126,8 @@ def test_the_command_prints_numbers_as_json_and_writes_the_page(folder, version,
     cards = version.path.parent / "weights.toml"
 
     result = CliRunner().invoke(
-        commands.evaluate,
-        f"shreds --data {folder} --cards {cards} --out {tmp_path}/out --json",
+        commands.evaluate_shreds,
+        f"--data {folder} --cards {cards} --out {tmp_path}/out --json",
     )
 
     assert result.exit_code == 0, result.output
@@ -141,7 +141,7 @@ def test_the_command_prints_numbers_as_json_and_writes_the_page(folder, version,
 
 
 def test_the_command_explains_a_folder_without_labels(tmp_path):
-    result = CliRunner().invoke(commands.evaluate, ["shreds", "--data", str(tmp_path)])
+    result = CliRunner().invoke(commands.evaluate_shreds, ["--data", str(tmp_path)])
 
     assert result.exit_code == 1
     assert "labels.csv" in result.output
