@@ -138,7 +138,8 @@ def train_member(
     keras.utils.set_random_seed(seed)
     member = shreds.polar_member()
     picture = keras.Input((shreds.SIZE, shreds.SIZE, 3))
-    p = keras.layers.Activation("sigmoid")(member(shreds.polar_picture(picture)))
+    rings = shreds.polar_picture(picture)
+    p = keras.layers.Activation("sigmoid", dtype="float32")(member(rings))
     _fit(keras.Model(picture, p), data, preset, seed, progress)
     return member
 
