@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 Metric = Callable[[NDArray[np.bool_], NDArray[np.float64]], float]
 
@@ -260,36 +261,16 @@ def _percentiles(draws: ArrayLike) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def prevalence(called: float, completeness: float, specificity: float) -> float:
-    """True share of shreds behind the share that was called shreds, within 0 and 1.
-
-    References
-    ----------
-    Rogan & Gladen (1978), Am. J. Epidemiol. 107, 71, eq. 1.
-
-    Raises
-    ------
-    ValueError
-        The classifier is no better than chance, so nothing can be corrected.
-    """
-    power = completeness + specificity - 1
-    if not power > 0:
-        raise ValueError(
-            "completeness + specificity must exceed 1 to correct a fraction; "
-            f"they are {completeness:.3f} and {specificity:.3f}"
-        )
-    return float(np.clip((called + specificity - 1) / power, 0, 1))
-
-
 def contamination(
     n_called: int, n_sources: int, errors: Counts, *, n_draws: int = 20_000, seed: int = 0
 ) -> Interval:
     """Share of a selection that is shreds, corrected for classifier error, with its interval.
 
-    The interval carries three uncertainties: the size of the selection, and the completeness and
-    the specificity of the classifier, which were measured on finitely many labels. Each share is
-    drawn from its posterior under a Jeffreys prior, and draws in which the classifier is no better
-    than chance are left out.
+    The median and the central 95 % of the posterior of the share, under a flat prior from 0 to 1.
+    It carries the size of the selection, and the completeness and the specificity of the
+    classifier, which were measured on finitely many labels and each have the posterior of a
+    Jeffreys prior. A selection with fewer calls than the classifier's false alarms would make says
+    something about those too, instead of giving a negative share.
 
     Parameters
     ----------
@@ -298,6 +279,11 @@ def contamination(
     errors : Counts
         Confusion matrix on labelled sources the classifier has never seen.
 
+    Raises
+    ------
+    ValueError
+        Nothing was judged, or the counts cannot come from a classifier with these errors.
+
     References
     ----------
     Rogan & Gladen (1978), Am. J. Epidemiol. 107, 71; Diggle (2011), Epidemiol. Res. Int., 608719.
@@ -305,11 +291,20 @@ def contamination(
     if not 0 <= n_called <= n_sources or n_sources == 0:
         raise ValueError(f"called shreds must be 0 to n_sources > 0, not {n_called} of {n_sources}")
     rng = np.random.default_rng(seed)
-    called = rng.beta(n_called + 0.5, n_sources - n_called + 0.5, n_draws)
     found = rng.beta(errors.tp + 0.5, errors.fn + 0.5, n_draws)
     spared = rng.beta(errors.tn + 0.5, errors.fp + 0.5, n_draws)
     power = found + spared - 1
-    useful = power > 0
-    shares = np.clip((called + spared - 1)[useful] / power[useful], 0, 1)
-    value = prevalence(n_called / n_sources, errors.completeness, errors.specificity)
-    return Interval(value, *_percentiles(shares))
+    found, spared, power = (each[power > 0] for each in (found, spared, power))
+    called = stats.beta(n_called + 1, n_sources - n_called + 1)
+    lowest, highest = called.cdf(1 - spared), called.cdf(found)
+    weight = (highest - lowest) / power  # likelihood of the calls, over every share
+    if not weight.sum() > 0:
+        raise ValueError(
+            f"{n_called:,} of {n_sources:,} called shreds cannot come from a classifier with "
+            f"completeness {errors.completeness:.3f} and specificity {errors.specificity:.3f}: "
+            "the selection is unlike the labelled sources"
+        )
+    drawn = rng.choice(len(weight), n_draws, p=weight / weight.sum())
+    share_called = called.ppf(rng.uniform(lowest[drawn], highest[drawn]))
+    shares = np.clip((share_called + spared[drawn] - 1) / power[drawn], 0, 1)
+    return Interval(float(np.median(shares)), *_percentiles(shares))

@@ -98,15 +98,26 @@ def test_calibration_undoes_a_known_distortion():
     assert scores.calibration_error(truth, again) < 0.02
 
 
-def test_prevalence_inverts_what_the_errors_did():
-    called = 0.1 * 0.9 + 0.9 * (1 - 0.95)
+def test_contamination_inverts_what_well_known_errors_did():
+    errors = scores.Counts(tp=90_000, fn=10_000, tn=95_000, fp=5_000)
+    called = 0.1 * 0.9 + 0.9 * 0.05
 
-    assert scores.prevalence(called, completeness=0.9, specificity=0.95) == pytest.approx(0.1)
+    found = scores.contamination(round(called * 1_000_000), 1_000_000, errors)
+
+    assert found.value == pytest.approx(0.1, abs=0.002)
+    assert found.low < 0.1 < found.high
 
 
-def test_prevalence_is_refused_for_a_classifier_no_better_than_chance():
-    with pytest.raises(ValueError, match="exceed 1"):
-        scores.prevalence(0.2, 0.5, 0.5)
+def test_fewer_calls_than_false_alarms_still_leave_room_for_shreds():
+    found = scores.contamination(5, 376, scores.Counts(tp=224, fn=8, tn=372, fp=13))
+
+    assert 0 < found.low < found.value < found.high
+    assert 0.005 < found.high < 0.05
+
+
+def test_calls_that_the_errors_rule_out_are_refused():
+    with pytest.raises(ValueError, match="unlike the labelled sources"):
+        scores.contamination(0, 10_000_000, scores.Counts(tp=224, fn=8, tn=378, fp=200))
 
 
 def test_contamination_covers_the_truth_as_often_as_it_says():
