@@ -4,7 +4,7 @@ UV_VERSION := 0.13.8
 ENV := .venv/.complete
 BIN := .venv/bin
 
-.PHONY: help install demo test test-quick lint format lock bench clean
+.PHONY: help install demo test test-quick lint format lock gpu bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(ENV) ## Format the code
 lock: $(ENV) ## Pin the dependencies again, naming no host
 	$(BIN)/uv lock --quiet --upgrade --python $(BIN)/python
 	$(BIN)/uv export --quiet --no-header --no-annotate --all-groups --extra simulate --no-emit-project -o requirements.txt
+
+gpu: $(ENV) ## Add what TensorFlow needs on an NVIDIA GPU
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[gpu]"
 
 bench: $(ENV) ## Print the benchmark tables
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -1,6 +1,6 @@
 """The synthetic sky: galaxies, and the pieces of them that catalogs take for galaxies.
 
-GalSim draws the light (`pip install skygloss[simulate]`); `pixels.to_rgb` turns it into the
+GalSim draws the light (the extra `simulate`); `pixels.to_rgb` turns it into the
 pictures the networks see. A seed gives the same sky again.
 """
 

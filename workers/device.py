@@ -57,10 +57,7 @@ def why_no_gpu(backend: str) -> str:
     if not list(DEVICES.glob("nvidia[0-9]*")):
         return "the NVIDIA driver is there but no GPU is: start the container with --gpus all"
     if backend == "tensorflow":
-        return (
-            "there is an NVIDIA GPU, but this TensorFlow finds no CUDA libraries: "
-            "pip install 'skygloss[gpu]'"
-        )
+        return "there is an NVIDIA GPU, but this TensorFlow finds no CUDA libraries: make gpu"
     return f"there is an NVIDIA GPU, but this build of {backend} does not use it"
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from models.simulate import shred_cutouts
 
-pytest.importorskip("galsim", reason="galsim is not installed: pip install skygloss[simulate]")
+pytest.importorskip("galsim", reason="galsim has no wheel for this platform")
 
 
 @pytest.fixture(scope="module")

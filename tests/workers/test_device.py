@@ -33,7 +33,7 @@ def test_missing_cuda_libraries_come_with_the_cure(driver: Path) -> None:
     driver.touch()
     (driver.parent / "nvidia0").touch()
 
-    assert "pip install 'skygloss[gpu]'" in device.why_no_gpu("tensorflow")
+    assert "make gpu" in device.why_no_gpu("tensorflow")
     assert "this build of torch does not use it" in device.why_no_gpu("torch")
 
 
