@@ -147,7 +147,8 @@ $$
 SELECTION_COMMENT = (
     "Rows of annotated_source that pass SAGA-like cuts (Di Teodoro et al. section 3.1; Mao et al. 2021). "
     "Each threshold is a named parameter with the published value as its default; NULL drops the cut. "
-    "A source that lacks a value a cut needs does not pass that cut."
+    "A source that lacks a value a cut needs does not pass that cut; errors only widen the cuts in "
+    "surface brightness and colour, where one that is missing counts as 0, the strictest case."
 )
 CANDIDATE_COMMENT = "saga_selection() with the published thresholds: candidates near a host galaxy"
 

@@ -200,6 +200,19 @@ def test_a_source_that_lacks_what_a_cut_needs_does_not_pass(session: Session, co
     assert selected(session) == []
 
 
+def test_a_missing_error_widens_no_cut(session: Session) -> None:
+    source = make_candidate(session, shape_r_err=None, mag_g_err=None)
+    faintness = 19.6 + 2.5 * math.log10(2 * math.pi * 2.5**2) + 0.02 - 0.7 * 5.6
+    redness = 20.1 - 19.6 - 0.02 + 0.06 * 5.6
+    relaxed = "max_mag_err => NULL"
+
+    assert selected(session) == []
+    assert selected(session, f"{relaxed}, min_surface_brightness => {faintness - 1e-4}") != []
+    assert selected(session, f"{relaxed}, min_surface_brightness => {faintness + 1e-4}") == []
+    assert selected(session, f"{relaxed}, max_colour => {redness + 1e-4}") == [source.id]
+    assert selected(session, f"{relaxed}, max_colour => {redness - 1e-4}") == []
+
+
 def test_a_source_without_image_is_a_candidate_only_if_none_is_needed(session: Session) -> None:
     source = make_candidate(session)
     session.execute(update(Cutout).values(flags=1))
