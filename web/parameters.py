@@ -102,6 +102,7 @@ def decode_position(name: str, word: str, sort: str) -> Position:
     try:
         plain = base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))
         written_for, value, tie = json.loads(plain, parse_constant=_refuse)
+        str(tie).encode()  # refuses half a surrogate pair, which JSON allows
     except (ValueError, TypeError, binascii.Error, RecursionError):
         raise _bad_position(name, word) from None
     if written_for != sort or not _fits(sort, value, tie):

@@ -54,6 +54,7 @@ def word(*parts: object) -> str:
         (f"after={word('-p', 0.5)}", "after", "a place in this order"),
         (f"sort=catalog&after={word('catalog', None, 'a')}", "after", "a place in this order"),
         (f"sort=catalog&before={word('catalog', 1, 2)}", "before", "a place in this order"),
+        (f"sort=catalog&after={word('catalog', 1, chr(0xD800))}", "after", "a place in this order"),
         (f"after={word('-p', 1, 1)}&before={word('-p', 1, 1)}", "before", "only one of"),
         ("after=" + "W" * 5000, "after", "a place in this order"),
     ],
