@@ -33,7 +33,7 @@ def status() -> str:
     )
 
 
-@blueprint.get("/catalogs/<name>/rejections")
+@blueprint.get("/catalogs/<path:name>/rejections")
 def rejections(name: str) -> str:
     """List the rows of a catalog's files that could not become sources."""
     catalog = next((found for found in queries.catalogs(session()) if found.name == name), None)

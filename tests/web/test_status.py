@@ -1,8 +1,13 @@
 import re
 
 from flask.testing import FlaskClient
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
+from db.tables import CatalogFile
+from tests.builders import make_catalog
 from tests.web.conftest import Site
+from web import create_app
 
 
 def test_status_shows_catalogs_with_their_rejections(client: FlaskClient) -> None:
@@ -39,6 +44,19 @@ def test_rejected_rows_are_listed_with_reasons(client: FlaskClient) -> None:
 
     assert "ra is NaN" in page
     assert "src-bad" in page
+
+
+def test_a_catalog_may_have_a_slash_in_its_name(engine: Engine) -> None:
+    with Session(engine) as session, session.begin():
+        catalog = make_catalog(session, name="dr10/south")
+        rejecting = {"name": "sweep.fits", "fingerprint": "test", "n_rejected": 1}
+        session.add(CatalogFile(catalog_id=catalog.id, **rejecting))
+    client = create_app(engine).test_client()
+
+    address = re.search(r'href="([^"]+/rejections)">1</a>', client.get("/status").text)
+
+    assert address
+    assert "dr10/south" in client.get(address[1]).text
 
 
 def test_a_model_page_shows_metrics_with_intervals_and_limits(client: FlaskClient) -> None:
