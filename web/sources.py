@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
+from itertools import chain
 from typing import Any
 
-from flask import Blueprint, Response, current_app, render_template, stream_with_context
+from flask import Blueprint, Response, current_app, render_template
 
 from db import queries
 from db.pages import Position
@@ -71,11 +72,15 @@ def download() -> Response:
     """Stream every row of a selection as CSV, with the columns of `annotated_source`."""
     wanted = parameters.read(queries.catalogs(session()))
     columns = list(queries.column_comments(session()))
-    return current_app.response_class(
-        stream_with_context(_csv(wanted, columns)),
+    lines = _csv(wanted, columns)
+    head = next(lines)  # now, while trouble with the database can still be answered by 503
+    response = current_app.response_class(
+        chain([head], lines),
         content_type="text/csv; charset=utf-8; header=present",
         headers={"Content-Disposition": "attachment; filename=sources.csv"},
     )
+    response.call_on_close(lines.close)
+    return response
 
 
 @blueprint.get("/sources/<int:source_id>")
@@ -134,7 +139,7 @@ def _scale_bar(size: int, pixel_scale: float) -> dict[str, float]:
     return {"arcsec": length, "share": length / width}
 
 
-def _csv(wanted: parameters.Request, columns: list[str]) -> Iterator[str]:
+def _csv(wanted: parameters.Request, columns: list[str]) -> Generator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(columns)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, QueuePool
 from sqlalchemy.orm import Session
 
 from db import cutouts
@@ -29,6 +29,12 @@ class Site:
     engine: Engine
     survey: Survey
     cutout_set_id: int
+
+    @property
+    def pool(self) -> QueuePool:
+        """The connections of the application."""
+        assert isinstance(self.engine.pool, QueuePool)
+        return self.engine.pool
 
     def number(self, k: int) -> int:
         """The number of source k in the database."""

@@ -7,6 +7,7 @@ from flask.testing import FlaskClient
 
 from db.queries import SORTS
 from tests.web.conftest import Site
+from web.database import MAX_DOWNLOADS
 
 PER_PAGE = 48
 
@@ -109,6 +110,62 @@ def test_a_download_has_every_row_and_column_of_the_selection(
     )
     assert {"survey_id", "ra", "dec", "mag_r", "shred_version", "extra"} <= set(rows[0])
     assert rows[0]["shred_version"] == "residual.v1"
+
+
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads of many small chunks and statements."""
+    monkeypatch.setattr("db.queries.EXPORT_ROWS", 7)
+    monkeypatch.setattr("web.sources.DOWNLOAD_CHUNK", 7)
+
+
+@pytest.mark.usefixtures("short_steps")
+def test_a_running_download_holds_one_connection(client: FlaskClient, site: Site) -> None:
+    response = client.get("/sources.csv")
+
+    assert site.pool.checkedout() == 1
+    assert response.text.count("\r\n") == 63
+    assert site.pool.checkedout() == 0
+
+
+@pytest.mark.usefixtures("short_steps")
+def test_one_download_too_many_is_told_to_wait(client: FlaskClient, site: Site) -> None:
+    running = [client.get("/sources.csv") for _ in range(MAX_DOWNLOADS)]
+
+    refused = client.get("/sources.csv")
+    page = client.get("/sources")
+    for response in running:
+        response.close()
+
+    assert refused.status_code == 503
+    assert "Too many downloads" in refused.text
+    assert page.status_code == 200
+    assert client.get("/sources.csv").text.count("\r\n") == 63
+    assert site.pool.checkedout() == 0
+
+
+def test_asking_for_the_head_of_a_download_leaves_nothing_open(
+    client: FlaskClient, site: Site
+) -> None:
+    answers = [client.head("/sources.csv").status_code for _ in range(MAX_DOWNLOADS + 1)]
+
+    assert set(answers) == {200}
+    assert site.pool.checkedout() == 0
+
+
+def test_a_download_whose_first_statement_takes_too_long_is_stopped(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.database.STEP_LIMIT", 0.05)
+    monkeypatch.setattr(
+        "db.queries.every_source",
+        lambda s, *_: s.connection().exec_driver_sql("SELECT pg_sleep(5)"),
+    )
+
+    response = client.get("/sources.csv")
+
+    assert response.status_code == 503
+    assert "Narrow the selection" in response.text
 
 
 def test_a_source_shows_its_values_with_units_and_every_opinion(
