@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -115,10 +116,9 @@ def _summary(found: Evaluation) -> str:
     lines = [found.title, found.protocol, f"{len(found.data)} sources", ""]
     for opinion in found.opinions:
         lines.append(opinion.name)
-        lines += [
-            f"  {name.replace('_', ' '):<18} {each.value:.4f}  ({each.low:.4f} to {each.high:.4f})"
-            for name, each in opinion.intervals.items()
-        ]
+        for name, each in opinion.intervals.items():
+            known = "" if math.isnan(each.low) else f"  ({each.low:.4f} to {each.high:.4f})"
+            lines.append(f"  {name.replace('_', ' '):<18} {each.value:.4f}{known}")
     return "\n".join(lines)
 
 

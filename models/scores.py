@@ -214,6 +214,7 @@ METRICS: dict[str, Metric] = {
     "calibration_error": calibration_error,
     "brier": brier,
 }
+WITHOUT_INTERVAL = ("calibration_error",)  # biased upward by resampling
 
 
 def bootstrap(
@@ -228,7 +229,8 @@ def bootstrap(
     """Metrics with 95 % percentile intervals, resampling whole groups.
 
     Sources of one group (one host galaxy, one patch of sky) err together; drawing groups instead
-    of sources keeps the interval from being too narrow.
+    of sources keeps the interval from being too narrow. The calibration error gets no interval
+    (NaN): resampling only ever adds to it.
 
     Parameters
     ----------
@@ -240,12 +242,13 @@ def bootstrap(
     members = [np.flatnonzero(member == k) for k in range(member.max() + 1)]
     rng = np.random.default_rng(seed)
     wanted = METRICS if metrics is None else metrics
+    drawn = [name for name in wanted if name not in WITHOUT_INTERVAL]
     draws: dict[str, list[float]] = {name: [] for name in wanted}
     for _ in range(n_resamples):
         chosen = rng.integers(0, len(members), len(members))
         rows = np.concatenate([members[k] for k in chosen])
-        for name, metric in wanted.items():
-            draws[name].append(metric(truth[rows], p[rows]))
+        for name in drawn:
+            draws[name].append(wanted[name](truth[rows], p[rows]))
     return {
         name: Interval(metric(truth, p), *_percentiles(draws[name]))
         for name, metric in wanted.items()

@@ -20,7 +20,6 @@ from models.trees import Trees
 
 SIZE = 128  # pixel
 PIXEL_SCALE = 0.262  # arcsec/pixel
-CLASSES = ("galaxy", "shred")
 
 RINGS, RAYS = 32, 64  # the polar picture
 OUTER_RADIUS = 62.0  # pixel

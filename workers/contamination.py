@@ -19,7 +19,6 @@ from models.scores import Counts, Interval, contamination
 
 SELECTIONS = ("annotated_source", "saga_candidate")
 THRESHOLD = 0.5  # where the cards' completeness and specificity hold
-WIDTH = 2 * 1.96  # of a 95 % interval, in standard deviations
 
 
 @dataclass(frozen=True)
@@ -95,33 +94,20 @@ def count(session: Session, selection: str, catalog: str | None = None) -> Selec
 
 
 def errors_of(card: Mapping[str, Any]) -> Counts:
-    """Confusion matrix that is worth the intervals of a card's completeness and specificity.
-
-    Each interval is taken for that of a share of n sources; n follows from its width. Where sources
-    err together, in groups, this n is smaller than the number of labels, as it should be.
+    """Confusion matrix of a card, from labelled sources the network had never seen.
 
     Raises
     ------
     ValueError
-        The card lacks one of the two, or its interval.
+        The card has none.
     """
-    metrics = card.get("metrics", {})
-    cells = []
-    for name in ("completeness", "specificity"):
-        try:
-            value, low, high = (float(metrics[name][key]) for key in ("value", "low", "high"))
-        except KeyError as error:
-            raise ValueError(
-                f"the card of {card.get('name', 'the current version')} must give {name} with "
-                f"value, low and high to correct a fraction; {error} is missing"
-            ) from error
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"{name} must have 0 <= low < high <= 1, not {low} and {high}")
-        middle, deviation = (low + high) / 2, (high - low) / WIDTH
-        n = middle * (1 - middle) / deviation**2
-        cells += [round(value * n), round((1 - value) * n)]
-    tp, fn, tn, fp = cells
-    return Counts(tp=tp, fn=fn, tn=tn, fp=fp)
+    try:
+        return Counts(**{name: int(card["errors"][name]) for name in ("tp", "fn", "tn", "fp")})
+    except KeyError as error:
+        raise ValueError(
+            f"the card of {card.get('name', 'the current version')} must give errors with tp, fn, "
+            f"tn and fp to correct a share; {error} is missing"
+        ) from error
 
 
 def _current_errors(session: Session) -> tuple[str, Counts]:

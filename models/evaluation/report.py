@@ -189,6 +189,8 @@ def _table(evaluation: Evaluation) -> str:
 def _cell(interval: scores.Interval) -> str:
     if np.isnan(interval.value):
         return "–"
+    if np.isnan(interval.low):
+        return f"{interval.value:.3f}"
     return f"{interval.value:.3f} <small>{interval.low:.3f} to {interval.high:.3f}</small>"
 
 

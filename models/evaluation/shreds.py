@@ -174,13 +174,16 @@ def evaluate_version(data: Labelled, card: registry.Card) -> Evaluation:
             "--cross-validate measures its recipe again"
         )
     model = registry.load(card)
-    opinion = _opinion(card.name, shreds.predict(model, unseen.rgb), unseen)
+    opinions = [
+        _opinion(card.name, shreds.predict(model, unseen.rgb), unseen),
+        _opinion("always galaxy", np.zeros(len(unseen)), unseen),
+    ]
     protocol = (
         f"{len(unseen)} sources that {card.name} has never seen; {int(seen.sum())} that it was "
         "trained on are left out. Whether a host galaxy was seen from elsewhere is not known."
     )
     everyone = np.zeros(len(unseen), np.int64)
-    return Evaluation(f"Shreds: {card.name}", protocol, unseen, everyone, [opinion])
+    return Evaluation(f"Shreds: {card.name}", protocol, unseen, everyone, opinions)
 
 
 def fingerprints(rgb: NDArray[np.uint8]) -> NDArray[np.str_]:

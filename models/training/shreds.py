@@ -117,6 +117,7 @@ def train(
     if len(classes) < 2:
         raise ValueError(f"training needs galaxies and shreds; the labels hold {classes or 'none'}")
     if preset.architecture != "polar":
+        keras.utils.set_random_seed(seed)
         model = shreds.build(preset.architecture)
         _fit(model, data, preset, seed, progress)
         return model

@@ -69,12 +69,20 @@ def test_bootstrap_by_group_is_wider_than_by_source():
     assert width(np.arange(300) // 10) > 2 * width(np.arange(300))
 
 
+def test_the_calibration_error_gets_no_interval():
+    found = scores.bootstrap(TRUTH, P_SHRED, np.arange(7), n_resamples=5)["calibration_error"]
+
+    assert found.as_dict() == {"value": round(found.value, 4), "low": None, "high": None}
+
+
 def test_bootstrap_repeats_with_its_seed():
     group = np.arange(7)
 
-    first = scores.bootstrap(TRUTH, P_SHRED, group, n_resamples=50, seed=3)
+    first, again = (
+        scores.bootstrap(TRUTH, P_SHRED, group, n_resamples=50, seed=3) for _ in range(2)
+    )
 
-    assert first == scores.bootstrap(TRUTH, P_SHRED, group, n_resamples=50, seed=3)
+    assert (first["auc"], first["accuracy"]) == (again["auc"], again["accuracy"])
     assert first["accuracy"].value == pytest.approx(5 / 7)
 
 

@@ -10,13 +10,7 @@ from sqlalchemy.orm import Session
 from tests.builders import make_catalog, make_model_version, make_run, make_shred, make_source
 from workers.contamination import Selected, contamination_command, count, errors_of
 
-CARD = {
-    "name": "tiny.test",
-    "metrics": {
-        "completeness": {"value": 0.90, "low": 0.86, "high": 0.94},
-        "specificity": {"value": 0.95, "low": 0.92, "high": 0.98},
-    },
-}
+CARD = {"name": "tiny.test", "errors": {"tp": 180, "fn": 20, "tn": 285, "fp": 15}}
 
 
 def annotate(session: Session, catalog_name: str, p_shred: list[float | None]) -> None:
@@ -42,18 +36,15 @@ def test_a_selection_that_nobody_judged_is_an_error(session: Session) -> None:
         count(session, "saga_candidate")
 
 
-def test_errors_are_worth_the_intervals_of_the_card() -> None:
+def test_the_errors_are_those_of_the_card() -> None:
     errors = errors_of(CARD)
 
-    assert errors.completeness == pytest.approx(0.90, abs=0.005)
-    assert errors.specificity == pytest.approx(0.95, abs=0.005)
-    deviation = 0.04 / 1.96
-    assert errors.tp + errors.fn == pytest.approx(0.9 * 0.1 / deviation**2, abs=2)
+    assert (errors.completeness, errors.specificity) == (0.90, 0.95)
 
 
-def test_a_card_without_intervals_is_refused() -> None:
-    with pytest.raises(ValueError, match="must give completeness with value, low and high"):
-        errors_of({"name": "tiny.test", "metrics": {"completeness": {"value": 0.9}}})
+def test_a_card_without_errors_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"tiny\.test must give errors with tp, fn, tn and fp"):
+        errors_of({"name": "tiny.test"})
 
 
 def test_the_command_corrects_the_share_that_was_called(
