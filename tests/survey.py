@@ -21,7 +21,7 @@ from tests.builders import make_catalog, make_model_version, make_run, make_sour
 N = 60
 CARD = {
     "summary": "A network for tests.",
-    "metrics_from": "unseen groups",
+    "metrics_from": "Cross-validation by groups.",
     "metrics": {"auc": {"value": 0.98, "low": 0.96, "high": 0.99}},
     "training": {"data": "made-up discs", "n": 617},
     "limits": "Compact background galaxies.",

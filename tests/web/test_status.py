@@ -62,6 +62,7 @@ def test_a_catalog_may_have_a_slash_in_its_name(engine: Engine) -> None:
 def test_a_model_page_shows_metrics_with_intervals_and_limits(client: FlaskClient) -> None:
     page = client.get("/models/shreds/residual.v1").text
 
+    assert "How this was measured: Cross-validation by groups. The intervals" in page
     assert "0.980" in page
     assert "0.960 to 0.990" in page
     assert "made-up discs" in page
