@@ -24,7 +24,8 @@ from web.errors import Missing
 blueprint = Blueprint("cutouts", __name__)
 
 THUMBNAIL = 192  # pixel: the longest side of a thumbnail
-RENDERING = 1  # raise when the same pixels would look different
+STRETCH_SCALE = 0.262  # arcsec/pixel that fluxes are per for the stretch, as for the networks
+RENDERING = 2  # raise when the same pixels would look different
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -68,11 +69,13 @@ def missing(row: Row | None) -> str:
     return "unreadable image" if row.Cutout.flags & store.CutoutFlag.UNREADABLE else ""
 
 
-def render(stored: np.ndarray, bands: list[str], unit: str, longest: int | None) -> bytes:
+def render(
+    stored: np.ndarray, bands: list[str], unit: str, pixel_scale: float, longest: int | None
+) -> bytes:
     """Draw stored pixels (h, w, b) as PNG, row 0 at the bottom, at most `longest` pixels wide."""
     from PIL import Image
 
-    image = Image.fromarray(colour(stored, bands, unit)[::-1])
+    image = Image.fromarray(colour(stored, bands, unit, pixel_scale)[::-1])
     if longest is not None and max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -80,8 +83,14 @@ def render(stored: np.ndarray, bands: list[str], unit: str, longest: int | None)
     return buffer.getvalue()
 
 
-def colour(stored: np.ndarray, bands: list[str], unit: str) -> np.ndarray:
-    """Turn pixels (h, w, b) of any unit into uint8 (h, w, 3), grey if there are no colours."""
+def colour(stored: np.ndarray, bands: list[str], unit: str, pixel_scale: float) -> np.ndarray:
+    """Turn pixels (h, w, b) of any unit into uint8 (h, w, 3), grey if there are no colours.
+
+    Fluxes per pixel are stretched as surface brightnesses, so that the same sky looks the same at
+    any `pixel_scale` [arcsec/pixel].
+    """
+    if unit == "nanomaggy":
+        stored = stored * (STRETCH_SCALE / pixel_scale) ** 2
     try:
         return pixels.to_rgb(stored[np.newaxis], bands, unit)[0]  # type: ignore[arg-type]
     except ValueError:
@@ -112,7 +121,8 @@ def _png(cutout_set_id: int, source_id: int, longest: int | None) -> Response:
         except store.PixelsMissing as error:
             current_app.logger.error("%s", error)
             return _placeholder("pixels not found on this server")
-        png = render(stored, row.CutoutSet.bands, row.CutoutSet.unit, longest)
+        layout = row.CutoutSet
+        png = render(stored, layout.bands, layout.unit, layout.pixel_scale, longest)
         response = make_response(png, {"Content-Type": "image/png"})
     response.set_etag(etag)
     named = request.args.get("v") == token(row)

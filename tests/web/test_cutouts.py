@@ -6,6 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image
 
+from models.pixels import to_rgb
 from tests.web.conftest import SIZE, Site
 from web.cutouts import colour, render
 
@@ -84,7 +85,7 @@ def test_a_cutout_that_does_not_exist_is_not_found(client: FlaskClient, source_i
 
 
 def test_a_large_cutout_is_drawn_no_larger_than_a_thumbnail() -> None:
-    png = render(np.zeros((400, 400, 3), np.uint8), ["z", "r", "g"], "display", 192)
+    png = render(np.zeros((400, 400, 3), np.uint8), ["z", "r", "g"], "display", 0.262, 192)
 
     assert Image.open(io.BytesIO(png)).size == (192, 192)
 
@@ -93,17 +94,27 @@ def test_the_first_row_of_the_store_is_drawn_at_the_bottom() -> None:
     stored = np.zeros((8, 8, 3), np.uint8)
     stored[0] = 200
 
-    image = Image.open(io.BytesIO(render(stored, ["z", "r", "g"], "display", None)))
+    image = Image.open(io.BytesIO(render(stored, ["z", "r", "g"], "display", 0.262, None)))
 
     assert image.getpixel((4, 7)) == (200, 200, 200)
     assert image.getpixel((4, 0)) == (0, 0, 0)
+
+
+def test_fluxes_look_the_same_at_any_pixel_scale() -> None:
+    fluxes = np.linspace(0, 0.4, 48, dtype=np.float32).reshape(4, 4, 3)
+
+    drawn = colour(fluxes, ["g", "r", "z"], "nanomaggy", 0.262)
+    coarser = colour(4 * fluxes, ["g", "r", "z"], "nanomaggy", 0.524)
+
+    np.testing.assert_array_equal(coarser, drawn)
+    np.testing.assert_array_equal(drawn, to_rgb(fluxes[np.newaxis], "grz", "nanomaggy")[0])
 
 
 def test_pixels_without_colours_are_drawn_grey() -> None:
     ramp = np.linspace(0, 50, 256, dtype=np.float32).reshape(16, 16, 1)
     ramp[0, 0] = np.nan
 
-    drawn = colour(ramp, ["F606W"], "adu")
+    drawn = colour(ramp, ["F606W"], "adu", 0.05)
 
     assert drawn.shape == (16, 16, 3)
     assert drawn.dtype == np.uint8
@@ -112,6 +123,6 @@ def test_pixels_without_colours_are_drawn_grey() -> None:
 
 
 def test_a_cutout_without_any_value_is_drawn_black() -> None:
-    drawn = colour(np.full((4, 4, 1), np.nan, np.float32), ["r"], "nJy")
+    drawn = colour(np.full((4, 4, 1), np.nan, np.float32), ["r"], "nJy", 0.2)
 
     assert drawn.max() == 0
