@@ -25,6 +25,7 @@ class Cutouts:
     bands: tuple[str, ...] = ("g", "r", "z")
     size: int = 128
     pixel_scale: float = 0.262
+    dtype: str = "float32"
     unit: str = "nanomaggy"
 
 
@@ -33,7 +34,7 @@ class Cutouts:
     [
         Cutouts(),
         Cutouts(bands=("z", "i", "r", "g")),
-        Cutouts(bands=("R", "G", "B"), unit="display"),
+        Cutouts(bands=("R", "G", "B"), dtype="uint8", unit="display"),
         Cutouts(size=110),
         Cutouts(size=244, pixel_scale=0.138),
         Cutouts(size=90, pixel_scale=0.396),
@@ -48,7 +49,11 @@ def test_cutouts_that_can_be_cropped_or_resampled_serve(cutouts: Cutouts) -> Non
     [
         (Cutouts(unit="adu"), "the unit is adu, not display or nanomaggy"),
         (Cutouts(bands=("g", "r", "i")), "no band z among g, r, i"),
-        (Cutouts(bands=("r",), unit="display"), "a picture with 3 planes is needed, not 1"),
+        (
+            Cutouts(bands=("r",), dtype="uint8", unit="display"),
+            "a picture with 3 planes is needed, not 1",
+        ),
+        (Cutouts(unit="display"), "pixels in display are uint8 from 0 to 255, not float32"),
         (Cutouts(pixel_scale=1.0), "1 arcsec/pixel is too coarse for 0.262"),
         (Cutouts(size=64), "the field is 16.8 arcsec wide, 33.5 are needed"),
     ],
@@ -58,7 +63,7 @@ def test_other_cutouts_are_refused_with_the_reason(cutouts: Cutouts, reason: str
 
 
 def test_the_exact_scale_and_the_whole_field_fit_best() -> None:
-    exact = Cutouts(unit="display")
+    exact = Cutouts(dtype="uint8", unit="display")
     finer, smaller = Cutouts(size=244, pixel_scale=0.138), Cutouts(size=120)
 
     found = sorted([smaller, finer, Cutouts(), exact], key=Shreds.inputs.misfit)

@@ -44,7 +44,7 @@ class Output:
 
 
 class Pixels(Protocol):
-    """What a cutout set, or a batch from it, says about its pixels."""
+    """What a cutout set says about its pixels."""
 
     @property
     def bands(self) -> Sequence[str]: ...
@@ -52,6 +52,8 @@ class Pixels(Protocol):
     def size(self) -> int: ...
     @property
     def pixel_scale(self) -> float: ...
+    @property
+    def dtype(self) -> str: ...
     @property
     def unit(self) -> str: ...
 
@@ -70,6 +72,8 @@ class Inputs:
         if pixels.unit not in self.units:
             return f"the unit is {pixels.unit}, not {' or '.join(self.units)}"
         if pixels.unit == "display":
+            if pixels.dtype != "uint8":
+                return f"pixels in display are uint8 from 0 to 255, not {pixels.dtype}"
             if len(pixels.bands) != len(self.bands):
                 return f"a picture with {len(self.bands)} planes is needed, not {len(pixels.bands)}"
         elif missing := [band for band in self.bands if band not in pixels.bands]:
