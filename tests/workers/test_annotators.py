@@ -160,6 +160,37 @@ def test_an_empty_batch_gives_empty_columns(
     assert all(len(values) == 0 for values in columns.values())
 
 
+def test_shreds_never_has_more_pictures_at_once_than_a_call_takes(
+    loaded: dict[str, Annotator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shreds = loaded["shreds"]
+    batch = make_batch(Shreds, 9)
+    batch.cutout_flags[5] = int(CutoutFlag.PARTLY_OUTSIDE)
+    predict, lengths = shreds._predict, []  # type: ignore[attr-defined]
+
+    def watched(model: object, pictures: NDArray, batch_size: int) -> NDArray:
+        lengths.append(len(pictures))
+        return predict(model, pictures, batch_size)
+
+    monkeypatch.setattr(shreds, "_predict", watched)
+    in_pieces = shreds.annotate(batch)
+    monkeypatch.setattr(shreds, "batch_size", 9)
+    whole = shreds.annotate(batch)
+
+    assert lengths == [4, 4, 1, 9]
+    assert in_pieces["flags"].tolist() == whole["flags"].tolist()
+    np.testing.assert_allclose(in_pieces["p_shred"], whole["p_shred"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_that_gives_no_number_is_an_error_and_not_a_silent_null() -> None:
+    broken = _load(Shreds)
+    last = broken._model.trainable_weights[-1]  # type: ignore[attr-defined]
+    last.assign(np.full(last.shape, np.nan))
+
+    with pytest.raises(FloatingPointError, match="2 of 2 pictures, the first of source 100"):
+        broken.annotate(make_batch(Shreds, 2))
+
+
 def flux_batch(images: NDArray, **values: object) -> CutoutBatch:
     n = len(images)
     return make_batch(Shreds, n, pixels=images, unit="nanomaggy", bands=("g", "r", "z"), **values)

@@ -1,5 +1,6 @@
 """Annotator `shreds`: is the source a galaxy, or a piece of a larger one? (`models.shreds`)"""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -59,6 +60,13 @@ class Shreds(Annotator):
 
     def annotate(self, batch: CutoutBatch) -> Columns:
         """Return `p_shred` (float32, NaN where the image cannot be judged) and `flags`."""
+        parts = [  # so that a block of large cutouts is never in memory as floats as a whole
+            self._annotate(_rows(batch, slice(start, start + self.batch_size)))
+            for start in range(0, max(len(batch), 1), self.batch_size)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _annotate(self, batch: CutoutBatch) -> Columns:
         flags = _flags(batch, self.inputs)
         judged = (flags & BLIND) == 0
         p_shred = np.full(len(batch), np.nan, np.float32)
@@ -66,7 +74,28 @@ class Shreds(Annotator):
             images = batch.pixels if judged.all() else batch.pixels[judged]
             pictures = _pictures(batch, images)[:, ::-1]  # pictures begin at the top
             p_shred[judged] = self._predict(self._model, pictures, self.batch_size)
+            _check_finite(p_shred[judged], batch.source_ids[judged])
         return {"p_shred": p_shred, "flags": flags}
+
+
+def _rows(batch: CutoutBatch, rows: slice) -> CutoutBatch:
+    return replace(
+        batch,
+        source_ids=batch.source_ids[rows],
+        pixels=batch.pixels[rows],
+        readable=batch.readable[rows],
+        cutout_flags=batch.cutout_flags[rows],
+    )
+
+
+def _check_finite(p_shred: NDArray[np.float32], source_ids: NDArray[np.int64]) -> None:
+    """A network that breaks down must not pass for an image that cannot be judged."""
+    if len(wrong := source_ids[~np.isfinite(p_shred)]):
+        raise FloatingPointError(
+            f"the network gave no number for {len(wrong)} of {len(source_ids)} pictures, the first "
+            f"of source {wrong[0]}: damaged weights, or half precision that overflows. Compare "
+            "with --precision float32"
+        )
 
 
 def _flags(batch: CutoutBatch, inputs: Inputs) -> NDArray[np.int32]:
