@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import re
 import warnings
 import zlib
@@ -27,6 +28,9 @@ EXPECTED = "expected FITS with a binary table, VOTable, CSV, ECSV or Parquet"
 BLANKS = ("", "nan", "NaN", "NAN", "null", "NULL", "None", "NA", "N/A", "--", "\\N")
 DELIMITERS = ",\t;|"
 GZIP, PARQUET, FITS = b"\x1f\x8b", b"PAR1", b"SIMPLE  ="
+DAMAGE = (EOFError, OSError, zlib.error)  # what a broken gzip stream raises
+ENDED_EARLY = "reading ended early, the file is damaged"
+LONGEST_EXACT = 15  # digits that any float64 gives back
 
 
 class CatalogError(ValueError):
@@ -99,8 +103,8 @@ def open_catalog(path: Path) -> CatalogFile:
     """
     try:
         with _open_bytes(path) as file:
-            start = file.read(4096)
-    except (OSError, EOFError) as error:
+            start = file.read1(4096)
+    except DAMAGE as error:
         raise CatalogError(f"{path}: cannot be read ({error}); {EXPECTED}") from error
     if start.startswith(FITS):
         return FitsFile(path)
@@ -121,6 +125,7 @@ class FitsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notes: list[str] = []
         header, definitions, self.start = self._table(path)
         self.row_bytes = int(header["NAXIS1"])
         self.dtype = definitions.dtype.newbyteorder(">")
@@ -135,40 +140,45 @@ class FitsFile:
         self.definitions = {c.name: c for c in definitions if _letter(c) not in "PQCM"}
         self.columns = [ColumnInfo(n, c.format, c.unit or "") for n, c in self.definitions.items()]
         left_out = [c.name for c in definitions if c.name not in self.definitions]
-        self.notes = [f"{name}: variable-length or complex, not read" for name in left_out]
+        self.notes += [f"{name}: variable-length or complex, not read" for name in left_out]
 
     @staticmethod
     def _table(path: Path) -> tuple[fits.Header, fits.ColDefs, int]:
+        """Header, columns and place of the table, found without reading any further."""
         try:
-            with warnings.catch_warnings():
+            with _open_bytes(path) as file, warnings.catch_warnings():
                 warnings.simplefilter("ignore", AstropyWarning)
-                with fits.open(path) as file:
-                    for extension in file:
-                        if isinstance(extension, fits.BinTableHDU) and len(extension.columns):
-                            place = extension.fileinfo()["datLoc"]
-                            return extension.header, extension.columns, place
-        except (OSError, EOFError, TypeError, ValueError, KeyError) as error:
+                while True:
+                    header = fits.Header.fromfile(file)
+                    if _is_table(header):
+                        table = fits.BinTableHDU.fromstring(header.tostring().encode())
+                        return header, table.columns, file.tell()
+                    file.seek(file.tell() + header.data_size_padded)
+        except EOFError as error:
+            raise CatalogError(
+                f"{path}: this FITS file holds no binary table, or is cut off before it; {EXPECTED}"
+            ) from error
+        except (OSError, zlib.error, fits.VerifyError, TypeError, ValueError, KeyError) as error:
             raise CatalogError(f"{path}: damaged FITS ({error}); {EXPECTED}") from error
-        raise CatalogError(f"{path}: this FITS file holds no binary table; {EXPECTED}")
 
     def _rows_in_file(self) -> int:
         if not _is_gzip(self.path):
             size = self.path.stat().st_size
         else:
-            size = sum(len(block) for block in _blocks(self.path))
+            size = sum(len(block) for block in _blocks(self.path, self.notes))
         return max(0, size - self.start) // self.row_bytes
 
     def chunks(self, first_row: int, n_rows: int) -> Iterator[Chunk]:
-        with _open_bytes(self.path) as file:
-            file.seek(self.start + first_row * self.row_bytes)
-            for first in range(first_row, self.n_rows, n_rows):
-                n = min(n_rows, self.n_rows - first)
-                rows = np.frombuffer(file.read(n * self.row_bytes), self.dtype)
-                columns = {
-                    name: _fits_values(rows[name], definition)
-                    for name, definition in self.definitions.items()
-                }
-                yield Chunk(first, n, columns)
+        place = self.start + first_row * self.row_bytes
+        pieces = _pieces(self.path, place, n_rows * self.row_bytes)
+        for first in range(first_row, self.n_rows, n_rows):
+            n = min(n_rows, self.n_rows - first)
+            rows = np.frombuffer(next(pieces), self.dtype, n)
+            columns = {
+                name: _fits_values(rows[name], definition)
+                for name, definition in self.definitions.items()
+            }
+            yield Chunk(first, n, columns)
 
 
 class CsvFile:
@@ -181,8 +191,11 @@ class CsvFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: list[str] = []
-        with self._open() as file:
-            comments, header = self._head(file)
+        try:
+            with self._open() as file:
+                comments, header = self._head(file)
+        except DAMAGE as error:
+            raise CatalogError(f"{path}: damaged before its first row ({error})") from error
         self.n_comments = len(comments)
         ecsv = bool(comments) and comments[0].startswith("# %ECSV")
         self.format = "ECSV" if ecsv else "CSV"
@@ -229,8 +242,8 @@ class CsvFile:
             for row in csv.reader(file, delimiter=self.delimiter):
                 if row:
                     yield row
-        except (EOFError, OSError, zlib.error, csv.Error) as error:
-            self.notes.append(f"reading ended early, the file is damaged: {error}")
+        except (*DAMAGE, csv.Error) as error:
+            self.notes.append(f"{ENDED_EARLY}: {error}")
 
     def _chunk(self, first: int, rows: list[list[str]]) -> Chunk:
         expected = len(self.names)
@@ -248,7 +261,6 @@ class ParquetFile:
     """A Parquet file, read by row group."""
 
     format = "Parquet"
-    n_missing = 0
 
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
@@ -261,10 +273,24 @@ class ParquetFile:
         except (pa.ArrowException, OSError) as error:
             raise CatalogError(f"{path}: damaged Parquet ({error}); {EXPECTED}") from error
         self.n_rows = file.metadata.num_rows
+        self.n_missing = 0
         self.columns = [ColumnInfo(c.name, str(c.type)) for c in file.schema_arrow]
         self.row_bytes = 10 * len(self.columns)
 
     def chunks(self, first_row: int, n_rows: int) -> Iterator[Chunk]:
+        import pyarrow as pa
+
+        n_before = first_row
+        try:
+            for chunk in self._sound_chunks(first_row, n_rows):
+                yield chunk
+                n_before = chunk.first_row + chunk.n_rows
+        except (pa.ArrowException, OSError) as error:
+            self.n_missing = self.n_rows - n_before
+            self.notes.append(f"{ENDED_EARLY}: {error}")
+
+    def _sound_chunks(self, first_row: int, n_rows: int) -> Iterator[Chunk]:
+        """Chunks until the end, or until a damaged page raises."""
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self.path) as file:
@@ -323,20 +349,46 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == GZIP
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
-    opened: Any = gzip.open if _is_gzip(path) else open
-    file: IO[bytes] = opened(path, "rb")
-    return file
+def _open_bytes(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.GzipFile(path) if _is_gzip(path) else open(path, "rb")
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    """Blocks of a file until its end, or until a gzip stream breaks off."""
-    with _open_bytes(path) as file:
+def _blocks(path: Path, notes: list[str]) -> Iterator[bytes]:
+    """Blocks of a gzip stream until its end, or until damage, which is noted.
+
+    Always the same blocks: what can be had of a damaged stream depends on how it is asked for.
+    """
+    with gzip.GzipFile(path) as file:
         try:
-            while block := file.read(2**20):
+            while block := file.read1(2**20):
                 yield block
-        except EOFError:
-            return
+        except DAMAGE as error:
+            notes.append(f"{ENDED_EARLY}: {error}")
+
+
+def _pieces(path: Path, place: int, size: int) -> Iterator[bytes]:
+    """What a file, unpacked, holds from a place on, `size` bytes at a time."""
+    if not _is_gzip(path):
+        with open(path, "rb") as file:
+            file.seek(place)
+            while piece := file.read(size):
+                yield piece
+        return
+    skip, rest = place, bytearray()
+    for block in _blocks(path, notes=[]):
+        rest += block[skip:]
+        skip = max(0, skip - len(block))
+        while len(rest) >= size:
+            yield bytes(rest[:size])
+            del rest[:size]
+    if rest:
+        yield bytes(rest)
+
+
+def _is_table(header: fits.Header) -> bool:
+    """A binary table with columns, and not an image compressed into one."""
+    binary = header.get("XTENSION", "").strip() == "BINTABLE"
+    return binary and header["TFIELDS"] > 0 and "ZIMAGE" not in header
 
 
 def _letter(definition: fits.Column) -> str:
@@ -370,7 +422,8 @@ def _fits_values(raw: NDArray[Any], definition: fits.Column) -> NDArray[Any]:
 def _typed(texts: tuple[str, ...]) -> NDArray[Any]:
     """Integers, floats or text, whichever all values of a CSV column are; masked where blank.
 
-    Numbers with leading zeros are text: they are names.
+    Numbers with leading zeros are text: they are names. So are numbers of which float64 would lose
+    digits, such as long identifiers with one "1e3" among them.
     """
     values = np.strings.strip(np.array(texts))
     blank = np.isin(values, BLANKS)
@@ -380,7 +433,7 @@ def _typed(texts: tuple[str, ...]) -> NDArray[Any]:
             converted = numbers.astype(kind)
         except (ValueError, OverflowError):
             continue
-        if kind is np.int64 and _leading_zeros(numbers):
+        if _leading_zeros(numbers) if kind is np.int64 else _loses_digits(numbers):
             break
         return np.ma.MaskedArray(converted, blank)
     return np.ma.MaskedArray(values.astype(object), blank)
@@ -388,6 +441,11 @@ def _typed(texts: tuple[str, ...]) -> NDArray[Any]:
 
 def _leading_zeros(values: NDArray[Any]) -> bool:
     return bool((np.strings.startswith(values, "0") & (np.strings.str_len(values) > 1)).any())
+
+
+def _loses_digits(values: NDArray[Any]) -> bool:
+    whole = np.strings.lstrip(values, "+-")
+    return bool((np.strings.isdecimal(whole) & (np.strings.str_len(whole) > LONGEST_EXACT)).any())
 
 
 def _delimiter(header: str) -> str:

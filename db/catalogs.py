@@ -135,13 +135,13 @@ def ingest(
         result = Ingested(
             name, column_map["survey"], path.name, repeated=entry.finished_at is not None
         )
-        result.n_missing, result.notes = file.n_missing, file.notes
         if not result.repeated:
             progress(entry.n_read)
             result.resumed_at = entry.n_read
             n_rows = chunk_rows or chunk_size(file)
             chunks = packed(file, bound, catalog_id, entry.n_read, n_rows)
             _copy_all(engine, entry, chunks, progress)
+        result.n_missing, result.notes = file.n_missing, file.notes
         _tell(guard, entry.id, result)
     return result
 

@@ -246,6 +246,21 @@ def test_missing_values_of_csv_and_parquet_are_null(engine: Engine, tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize("odd", ["1e3", "5.0", "18446744073709551615", "x1"])
+def test_long_identifiers_in_csv_keep_their_digits_whatever_stands_beside_them(
+    engine: Engine, tmp_path: Path, odd: str
+) -> None:
+    names = ["1237648673994965559", "1237648673994965560", odd]
+    lines = [f"{name},{10 + k},20,{k}.5" for k, name in enumerate(names)]
+    (tmp_path / "x.csv").write_text("\n".join(["id,ra,dec,colour", *lines]))
+
+    result = ingest(engine, tmp_path / "x.csv")
+
+    assert (result.n_new, result.n_rejected) == (3, 0)
+    assert [s.survey_id for s in sources(engine)] == names
+    assert [s.extra for s in sources(engine)] == [{"colour": k + 0.5} for k in range(3)]
+
+
 @pytest.mark.parametrize(
     ("separator", "name"), [("\t", "a.tsv"), (";", "a.csv"), ("|", "a.txt"), (",", "a.dat")]
 )
@@ -331,6 +346,76 @@ def test_a_broken_gzip_gives_the_rows_before_the_break(engine: Engine, tmp_path:
 
     assert 1_000 < result.n_new < 5_000
     assert result.n_rejected <= 1
+    assert "reading ended early, the file is damaged" in result.notes[0]
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "garbled in the middle"])
+def test_a_damaged_compressed_fits_file_gives_the_rows_before_the_damage(
+    engine: Engine, tmp_path: Path, damage: str
+) -> None:
+    columns = plain_columns(5_000)
+    plain = write_fits(tmp_path / "x.fits", columns).read_bytes()
+    middle = len(plain) // 2
+    if damage == "cut in half":
+        content = gzip.compress(plain)
+        content = content[: len(content) // 2]
+    else:
+        content = gzip.compress(plain[:middle]) + gzip.compress(plain[middle:])[:10] + b"\xff" * 99
+    path = tmp_path / "x.fits.gz"
+    path.write_bytes(content)
+
+    result = ingest(engine, path, chunk_rows=700)
+
+    assert 1_000 < result.n_new < 4_000
+    assert (result.n_rejected, result.n_new + result.n_missing) == (0, 5_000)
+    assert "reading ended early, the file is damaged" in result.notes[0]
+    assert [s.ra for s in sources(engine)] == columns["ra"][: result.n_new].tolist()
+
+
+@pytest.mark.parametrize("write", [write_gzip_fits, write_gzip_csv])
+def test_a_wrong_checksum_is_noted_and_no_row_is_lost(
+    engine: Engine, tmp_path: Path, write: Any
+) -> None:
+    path = write(tmp_path / "x.gz", plain_columns(500))
+    content = path.read_bytes()
+    path.write_bytes(content[:-8] + b"\0\0\0\0" + content[-4:])
+
+    result = ingest(engine, path)
+
+    assert (result.n_new, result.n_missing) == (500, 0)
+    assert "CRC" in result.notes[0]
+
+
+def test_a_compressed_file_cut_off_before_its_table_says_so(tmp_path: Path) -> None:
+    header = fits.PrimaryHDU().header.tostring().encode()
+    path = tmp_path / "x.fits.gz"
+    path.write_bytes(gzip.compress(header)[:-10])
+
+    with pytest.raises(CatalogError, match="cut off before it"):
+        open_catalog(path)
+
+
+def test_a_compressed_file_of_nonsense_says_what_was_expected(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv.gz"
+    path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 100)
+
+    with pytest.raises(CatalogError, match=r"cannot be read.*expected"):
+        open_catalog(path)
+
+
+def test_a_bad_page_of_parquet_costs_only_what_comes_after_it(
+    engine: Engine, tmp_path: Path
+) -> None:
+    columns = plain_columns(40)
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=10)
+    place = pq.ParquetFile(path).metadata.row_group(2).column(0).dictionary_page_offset
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + b"\xff" * 40 + content[place + 40 :])
+
+    result = ingest(engine, path, chunk_rows=10)
+
+    assert (result.n_new, result.n_missing) == (20, 20)
     assert "reading ended early, the file is damaged" in result.notes[0]
 
 
