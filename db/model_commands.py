@@ -10,7 +10,7 @@ from rich.table import Table
 from sqlalchemy.orm import Session
 
 from db import jobs, model_versions, queries, schema
-from db.engine import create_engine, session_factory
+from db.engine import create_engine, database_url, printable, session_factory
 from db.jobs import Progress
 from db.tables import Worker
 
@@ -61,8 +61,17 @@ def promote(annotator: str, version: str) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the state for machines.")
-def status(as_json: bool) -> None:
+@click.option(
+    "--url",
+    "only_url",
+    is_flag=True,
+    help="Print only the address of the database, for psql; a password in it becomes ***.",
+)
+def status(as_json: bool, only_url: bool) -> None:
     """Show catalogs, progress, workers and failures."""
+    if only_url:
+        click.echo(printable(database_url()))
+        return
     with _session() as session:
         found = _status(session)
     if as_json:
