@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import RowMapping
 from sqlalchemy.orm import Session
 
+from db.engine import create_engine
 from db.queries import column_comments
 from tests.builders import make_cutout_block, make_cutout_set
 from tests.survey import Survey, fill
@@ -32,6 +34,22 @@ def run(session: Session, number: int) -> list[RowMapping]:
 
 def test_the_page_has_ten_queries() -> None:
     assert sorted(QUERIES) == list(range(1, 11))
+
+
+def test_the_python_example_makes_a_table(environment: dict[str, str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    engine = create_engine()
+    with Session(engine) as session, session.begin():
+        fill(session)
+    engine.dispose()
+    names: dict[str, Any] = {}
+
+    exec(example, names)
+
+    likely = names["likely"]
+    assert likely.colnames == ["survey_id", "ra", "dec", "mag_r", "p_shred"]
+    assert sorted(likely["survey_id"]) == ["src-019", "src-039", "src-059"]
+    assert likely["ra"].dtype == "float64"
 
 
 def test_the_page_names_every_column_of_the_view(session: Session) -> None:
