@@ -11,6 +11,7 @@ from db.cutouts import CutoutFlag
 from db.tables import ModelVersion
 from models import registry
 from tests.workers.fake import FakeAnnotator
+from workers import device
 from workers.annotators import ANNOTATORS
 from workers.annotators.base import Annotator, CutoutBatch, DataFlag
 from workers.annotators.shreds import PIXEL_SCALE, SIZE, ShredFlag, Shreds
@@ -189,6 +190,25 @@ def test_a_network_that_gives_no_number_is_an_error_and_not_a_silent_null() -> N
 
     with pytest.raises(FloatingPointError, match="2 of 2 pictures, the first of source 100"):
         broken.annotate(make_batch(Shreds, 2))
+
+
+def test_shreds_in_half_precision_says_nearly_the_same(
+    loaded: dict[str, Annotator], flux: NDArray
+) -> None:
+    import keras
+
+    device.prepare("mixed_float16")
+    try:
+        half = _load(Shreds)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+    p_shred = half.annotate(flux_batch(flux))["p_shred"]
+
+    model = half._model  # type: ignore[attr-defined]
+    assert "float16" in {layer.compute_dtype for layer in model.layers}
+    assert p_shred.dtype == np.float32
+    assert p_shred == pytest.approx(annotate_shreds(loaded, flux_batch(flux))[0], abs=0.02)
 
 
 def flux_batch(images: NDArray, **values: object) -> CutoutBatch:
