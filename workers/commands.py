@@ -2,8 +2,10 @@
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import click
 import sqlalchemy as sa
@@ -28,6 +30,7 @@ from models.registry import ChecksumError
 from workers import supply
 from workers.annotators import ANNOTATORS
 from workers.annotators.base import Annotator
+from workers.database import is_away
 from workers.device import PRECISIONS, prepare
 from workers.runner import Runner
 from workers.station import Options
@@ -42,6 +45,7 @@ BAR = (
     TimeElapsedColumn(),
     TimeRemainingColumn(),
 )
+LOOK_INTERVAL = 1.0  # seconds between looks at how far the work is
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 NAMES = [annotator.name for annotator in ANNOTATORS]
@@ -116,16 +120,47 @@ def annotate(
     handler = RichHandler(console=bar.console, show_path=False, level=logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     with bar:
-        task = bar.add_task("annotating", total=None)
-
-        def advance(_n: int) -> None:
-            found = _progress(engine, chosen, catalog_id)
-            n_left = sum(one.n_left for one in found)
-            n_total = sum(one.n_total for one in found)
-            bar.update(task, completed=n_total - n_left, total=n_total)
-
-        tally = _run(engine, names, batch_size, options, advance)
+        follower = Follower(bar, engine, chosen, catalog_id)
+        tally = _run(engine, names, batch_size, options, follower)
+        follower.look()
     _report(engine, tally, chosen, catalog_id, as_json)
+
+
+class Follower:
+    """A progress hook that shows on a bar how far these annotators are.
+
+    It looks at the database once a second at most, and goes without while the server is away: a
+    bar must not stop the work.
+    """
+
+    def __init__(
+        self,
+        bar: Progress,
+        engine: Engine,
+        annotators: Sequence[type[Annotator]],
+        catalog_id: int | None = None,
+    ) -> None:
+        self._bar = bar
+        self._task = bar.add_task("annotating", total=None)
+        self._progress = partial(_progress, engine, annotators, catalog_id)
+        self._due = 0.0
+
+    def __call__(self, _n: int) -> None:
+        if time.monotonic() >= self._due:
+            self.look()
+            self._due = time.monotonic() + LOOK_INTERVAL
+
+    def look(self) -> None:
+        """Bring the bar up to date."""
+        try:
+            found = self._progress()
+        except Exception as error:
+            if is_away(error):
+                return
+            raise
+        n_total = sum(one.n_total for one in found)
+        n_left = sum(one.n_left for one in found)
+        self._bar.update(self._task, completed=n_total - n_left, total=n_total)
 
 
 def _report(

@@ -9,11 +9,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from rich.progress import Progress
 from sqlalchemy import Engine
 
 from db.engine import create_engine
@@ -21,6 +22,7 @@ from db.home import pixels as pixel_store
 from db.tables import ModelVersion, Shred
 from models.registry import Card
 from workers.annotators.base import Annotator, Columns, CutoutBatch, DataFlag, Inputs, Output
+from workers.commands import Follower
 from workers.device import Device
 from workers.runner import Runner
 from workers.station import Options
@@ -74,12 +76,16 @@ def fake_cards(annotator: str) -> list[Card]:
 
 
 def make_runner(
-    engine: Engine, annotators: Sequence[type[Annotator]] = (FakeAnnotator,), **values: Any
+    engine: Engine,
+    annotators: Sequence[type[Annotator]] = (FakeAnnotator,),
+    progress: Callable[[int], None] = lambda n: None,
+    **values: Any,
 ) -> Runner:
     """A runner of the fake annotator that stops when nothing is left."""
     defaults = {"batch_size": 8, "until_idle": True, "lease": 2.0, "back_off": 0.05}
     options = Options(**(defaults | values))
-    return Runner(engine, pixel_store(), annotators, options, Device("cpu"), cards=fake_cards)
+    where = (engine, pixel_store(), annotators, options, Device("cpu"))
+    return Runner(*where, cards=fake_cards, progress=progress)
 
 
 def _tell(what: str) -> None:
@@ -90,4 +96,7 @@ def _tell(what: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    make_runner(create_engine(), **json.loads(sys.argv[1])).run()
+    engine = create_engine()
+    with Progress(disable=True) as bar:
+        progress = Follower(bar, engine, [FakeAnnotator])
+        make_runner(engine, progress=progress, **json.loads(sys.argv[1])).run()

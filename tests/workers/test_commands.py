@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
+from rich.progress import Progress
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -78,6 +79,33 @@ def test_annotate_takes_only_the_catalog_it_is_given(engine: Engine, skygloss: S
 
     assert json.loads(result.stdout)["n_annotated"] == 0
     assert set(rows_per_source(engine).values()) == {0}
+
+
+@pytest.mark.usefixtures("only_fake")
+def test_the_bar_follows_the_work_with_few_looks(
+    engine: Engine, skygloss: Skygloss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "LOOK_INTERVAL", 3600)
+    shown = []
+    with Progress(disable=True) as bar:
+        follower = commands.Follower(bar, engine, [fake.FakeAnnotator])
+        for n in (3, 2):
+            make_field(engine, [[fake.PLAIN] * n])
+            skygloss("annotate")
+            follower(n)
+            shown.append((bar.tasks[0].completed, bar.tasks[0].total))
+        follower.look()
+
+    assert shown == [(3, 3), (3, 3)]
+    assert (bar.tasks[0].completed, bar.tasks[0].total) == (5, 5)
+
+
+def test_the_bar_does_without_a_server_that_is_away() -> None:
+    nobody = sa.create_engine("postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
+    with Progress(disable=True) as bar:
+        commands.Follower(bar, nobody, [fake.FakeAnnotator])(1)
+
+    assert (bar.tasks[0].completed, bar.tasks[0].total) == (0, None)
 
 
 @pytest.mark.usefixtures("only_fake")
