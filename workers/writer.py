@@ -31,7 +31,6 @@ class Tally:
     """What a worker has done since it started."""
 
     n_annotated: int = 0
-    n_failures: int = 0
 
 
 class Writer:
@@ -102,7 +101,6 @@ class Writer:
                 error.rstrip().rpartition("\n")[2],
             )
             self._end(claim, partial(jobs.fail, claim=claim, error=error, back_off=back_off))
-        self.tally.n_failures += 1
         self._in_a_row[claims[0].model_version_id] += 1
         if max(self._in_a_row.values()) >= MAX_FAILURES:
             raise WorkerStopped(
