@@ -310,6 +310,27 @@ def test_a_missing_or_endless_identifier_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(
+    ("column", "good", "impossible"),
+    [
+        ("shape_r", 2.5, -99),
+        ("shape_r_err", 0.5, -1),
+        ("axis_ratio", 0.5, 5),
+        ("position_angle", -30, 9999),
+        ("redshift", -0.001, -99),
+    ],
+)
+def test_the_generic_map_leaves_impossible_values_out(
+    column: str, good: float, impossible: float
+) -> None:
+    columns = {"id": np.array([1, 2]), "ra": np.ones(2), "dec": np.ones(2)}
+    columns[column] = np.array([good, impossible])
+
+    values = rows_of(columns).values[column]
+
+    assert values.tolist() == [pytest.approx(good), None]
+
+
+@pytest.mark.parametrize(
     ("entry", "expected"),
     [
         ("a", [4.0, None]),
