@@ -43,6 +43,7 @@ CHUNK_BYTES = 16 * 2**20  # of rows as they are in the file
 CHUNK_ROWS = 10_000
 N_AHEAD = 2  # chunks packed before they are copied
 LOCK_WAIT = "15s"  # for a killed ingest of the same catalog to be noticed
+NO_MEANING = ("title", "notes", "detect", "release")  # parts of a map that change no value
 
 Item = TypeVar("Item")
 
@@ -125,7 +126,7 @@ def ingest(
     """
     file = open_catalog(path)
     bound = BoundMap(column_map, file.columns, drop)
-    name = name or (path.name.split(".")[0] if _is_generic(column_map) else column_map["survey"])
+    name = name or (_stem(path) if _is_generic(column_map) else column_map["survey"])
     fingerprint = _fingerprint(path)
     with engine.connect() as guard:
         guard.detach()  # closing it, not giving it back, is what ends the lock
@@ -155,6 +156,11 @@ def _is_generic(column_map: dict[str, Any]) -> bool:
     return bool(column_map["survey"] == "generic")
 
 
+def _stem(path: Path) -> str:
+    """Name of a file without its suffix, and without that of its compression."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).stem
+
+
 def _fingerprint(path: Path) -> str:
     with open(path, "rb") as file:
         return f"{path.stat().st_size} {hashlib.file_digest(file, 'sha256').hexdigest()}"
@@ -179,7 +185,7 @@ def _catalog(connection: Connection, name: str, column_map: dict[str, Any], rele
         connection.commit()
         return int(catalog_id)
     connection.rollback()
-    if found.column_map != column_map:
+    if _meaning(found.column_map) != _meaning(column_map):
         same = found.survey == column_map["survey"]
         raise CatalogError(
             f"Catalog {name!r} was ingested with "
@@ -188,6 +194,10 @@ def _catalog(connection: Connection, name: str, column_map: dict[str, Any], rele
             "things. Choose another catalog with --name."
         )
     return int(found.id)
+
+
+def _meaning(column_map: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in column_map.items() if key not in NO_MEANING}
 
 
 def _lock(connection: Connection, catalog_id: int, name: str) -> None:

@@ -5,6 +5,7 @@ The measured alternative, text rows made in Python, is five to twenty times slow
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 JSONB_VERSION = b"\x01"
 NULL = -1  # length of a field without a value
+ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # not the six characters as typed
 
 
 def columns(rows: Rows) -> list[str]:
@@ -130,7 +132,7 @@ def _number_tokens(data: NDArray[Any]) -> list[bytes]:
 
 def _token(value: Any) -> bytes:
     """JSON of text, lists and whatever else a file may hold; jsonb cannot hold a NUL."""
-    return orjson.dumps(value, default=_plain).replace(b"\\u0000", b"")
+    return ESCAPED_NUL.sub(rb"\1", orjson.dumps(value, default=_plain))
 
 
 def _plain(value: Any) -> Any:

@@ -192,6 +192,19 @@ def test_extra_keeps_precision_and_says_null_for_nan(engine: Engine, tmp_path: P
     assert (first["50%"], second["50%"]) == ('a "quoted" one', "")
 
 
+def test_a_nul_is_left_out_of_extra_and_an_escape_as_typed_is_kept(
+    engine: Engine, tmp_path: Path
+) -> None:
+    words = ["x\\u0000y", "a\0b\0\0c", "back\\\0slash", "\0"]
+    table = {"id": ["1", "2", "3", "4"], "ra": [1.0] * 4, "dec": [2.0] * 4, "word": words}
+    pq.write_table(pa.table(table | {"list": [[w] for w in words]}), tmp_path / "x.parquet")
+
+    ingest(engine, tmp_path / "x.parquet")
+
+    kept = ["x\\u0000y", "abc", "back\\slash", ""]
+    assert [s.extra for s in sources(engine)] == [{"word": w, "list": [w]} for w in kept]
+
+
 def test_fits_scaling_unsigned_integers_and_nulls_are_honoured(
     engine: Engine, tmp_path: Path
 ) -> None:
@@ -496,6 +509,40 @@ def test_a_catalog_keeps_to_one_column_map(engine: Engine, tmp_path: Path) -> No
 
     with pytest.raises(CatalogError, match=r"'field' was ingested with the map 'generic'.*--name"):
         ingest(engine, other, name="field")
+
+
+def test_a_reworded_map_is_the_same_map_and_another_rule_is_not(
+    engine: Engine, tmp_path: Path
+) -> None:
+    path = write_fits(tmp_path / "x.fits", plain_columns(3))
+    column_map = catalogs.choose_map(open_catalog(path))
+    words = {"title": "Reworded", "notes": ["New"], "detect": [["mine"]], "release": "2"}
+
+    catalogs.ingest(engine, path, column_map)
+    again = catalogs.ingest(engine, path, column_map | words)
+
+    assert again.repeated
+    with pytest.raises(CatalogError, match="another column map of 'generic'"):
+        catalogs.ingest(engine, path, column_map | {"missing": [-1]})
+
+
+@pytest.mark.parametrize(
+    ("file", "catalog"),
+    [
+        ("sweep.1.csv", "sweep.1"),
+        ("sweep.2.csv.gz", "sweep.2"),
+        ("field.fits", "field"),
+        ("field", "field"),
+    ],
+)
+def test_without_a_name_the_catalog_is_called_after_the_whole_stem_of_the_file(
+    engine: Engine, tmp_path: Path, file: str, catalog: str
+) -> None:
+    write = write_gzip_csv if file.endswith(".gz") else write_csv
+
+    result = ingest(engine, write(tmp_path / file, plain_columns(2)))
+
+    assert result.catalog == catalog
 
 
 def test_two_ingests_into_one_catalog_do_not_mix(
