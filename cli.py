@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except RuntimeError as error:
             from db.engine import DatabaseUnavailable  # only now: SQLAlchemy is slow to import
+            from db.home import HomeUnavailable
 
-            if isinstance(error, DatabaseUnavailable):
+            if isinstance(error, (DatabaseUnavailable, HomeUnavailable)):
                 raise click.ClickException(str(error)) from error
             raise
 
@@ -91,9 +93,9 @@ def evaluate() -> None:
     help="Use a folder with catalog.fits and images/ of a survey instead, e.g. legacy PATH.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
-@click.option("--port", default=8000, show_default=True, help="Port to serve on.")
+@click.option("--port", type=int, help="Port to serve on.  [default: the first free from 8000]")
 @click.option("--serve/--no-serve", default=True, help="Serve the pages in the end.")
-def demo(survey: tuple[str, str] | None, host: str, port: int, serve: bool) -> None:
+def demo(survey: tuple[str, str] | None, host: str, port: int | None, serve: bool) -> None:
     """See everything at work: ingest a real field, annotate it, serve the pages.
 
     Every step is an ordinary command, printed as you would type it. A second time, what is there
@@ -105,7 +107,16 @@ def demo(survey: tuple[str, str] | None, host: str, port: int, serve: bool) -> N
     _type("ingest", "cutouts", name, *pixels)
     _type("annotate", name)
     if serve:
-        _type("serve", "--host", host, "--port", str(port))
+        _type("serve", "--host", host, "--port", str(port or _free_port(host)))
+
+
+def _free_port(host: str, first: int = 8000) -> int:
+    """Return the first port from `first` on that nobody listens on."""
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            if probe.connect_ex((host, port)):
+                return port
+    raise click.ClickException(f"ports {first} to {first + 99} are all taken: choose one, --port")
 
 
 def _type(*words: str) -> None:
@@ -124,6 +135,10 @@ def _xdf_field() -> tuple[str, Path, list[str]]:
     catalog, mosaic = folder / "xdf_catalog.fits", folder / "xdf.fits"
     demo_field.catalog().write(catalog, overwrite=True)
     demo_field.mosaic().writeto(mosaic, overwrite=True)
+    click.echo(
+        "The demo field is the Hubble eXtreme Deep Field picture, with nominal coordinates.\n"
+        "The networks learnt from images taken on the ground: here they only show the way."
+    )
     size = str(demo_field.CUTOUT_SIZE)
     return "xdf", catalog, ["--mosaic", str(mosaic), "--size", size, "--unit", "display"]
 

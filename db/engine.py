@@ -15,7 +15,7 @@ import sqlalchemy
 from pgvector.psycopg2 import register_vector
 from psycopg2.extensions import adapt, register_adapter
 from sqlalchemy import URL, Engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 
@@ -99,6 +99,11 @@ def create_engine(url: str | URL | None = None) -> Engine:
     return engine
 
 
+def is_embedded(engine: Engine) -> bool:
+    """Tell whether an engine of `create_engine` is for the embedded server."""
+    return event.contains(engine, "do_connect", _connect_or_restart)
+
+
 def session_factory(engine: Engine) -> sessionmaker[Session]:
     """Return a factory of sessions; the caller of each session owns its transaction."""
     return sessionmaker(engine, expire_on_commit=False)
@@ -116,7 +121,7 @@ def check_server(url: URL) -> None:
         with engine.connect() as connection:
             _check_postgresql(connection)
             _check_pgvector(connection, url)
-    except OperationalError as error:
+    except (OperationalError, ProgrammingError) as error:  # the second: an option unknown to libpq
         raise DatabaseUnavailable(
             f"no connection to {printable(url)}: "
             f"{str(error.orig).strip()}\n"

@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
-from db.engine import DatabaseUnavailable, printable
+from db.engine import DatabaseUnavailable, is_embedded, printable
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 ADVISORY_LOCK = 0x5C1655  # any number, the same for every process that migrates
@@ -40,7 +40,12 @@ def expected_revision() -> str | None:
 
 
 def check(engine: Engine) -> None:
-    """Raise DatabaseUnavailable unless the database is at the revision this code expects."""
+    """Raise DatabaseUnavailable unless the database is at the revision this code expects.
+
+    A new embedded database belongs to nobody else, so its tables are made at once.
+    """
+    if is_embedded(engine) and current_revision(engine) is None:
+        upgrade(engine)
     current, expected = current_revision(engine), expected_revision()
     if current == expected:
         return

@@ -9,16 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import httpx
 import numpy as np
 import pytest
 from astropy.table import Table
 from PIL import Image
 
+import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SKYGLOSS = Path(sys.executable).with_name("skygloss")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+COMMAND = re.compile(r"skygloss ([a-z]+)(?: ([a-z]+))?")
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 
 
@@ -26,6 +30,15 @@ def blocks(page: Path) -> list[list[str]]:
     """Return the commands of each bash block, without their comments."""
     lines = [block.splitlines() for block in BLOCK.findall(page.read_text())]
     return [[line.split("  #")[0].rstrip() for line in block if line] for block in lines]
+
+
+def exists(name: str, word: str) -> bool:
+    """Tell whether `skygloss name word` is a command, or `word` an argument of `skygloss name`."""
+    context = click.Context(cli.main)
+    command = cli.main.get_command(context, name)
+    if isinstance(command, click.Group) and word:
+        return command.get_command(context, word) is not None
+    return command is not None
 
 
 @pytest.fixture
@@ -84,7 +97,6 @@ def test_the_commands_for_your_own_catalog_lead_to_an_annotated_page(
     catalog_folder: Path, environment: dict[str, str]
 ) -> None:
     *commands, serve = next(b for b in blocks(ROOT / "README.md") if "ingest" in b[0])
-    subprocess.run([SKYGLOSS, "migrate"], check=True, cwd=catalog_folder)
 
     for command in commands:
         arguments = [SKYGLOSS, *command.split()[1:]]
@@ -102,7 +114,7 @@ def test_the_commands_for_your_own_catalog_lead_to_an_annotated_page(
     )
     page = wait_for(f"http://127.0.0.1:{port}/", server)
     server.send_signal(signal.SIGTERM)
-    server.wait(30)
+    server.communicate(timeout=30)
     assert page.status_code == 200
     assert "1001" in page.text
 
@@ -124,6 +136,29 @@ def test_the_demo_annotates_every_source_of_its_field(environment: dict[str, str
     assert page.status_code == 200
     assert "XDF-0001" in page.text
     assert f"http://127.0.0.1:{port}" in said
+
+
+def test_the_demo_takes_a_survey_folder_and_leaves_it_as_it_is_the_second_time(
+    catalog_folder: Path, environment: dict[str, str]
+) -> None:
+    (catalog_folder / "sources.fits").rename(catalog_folder / "catalog.fits")
+    (catalog_folder / "cutouts").rename(catalog_folder / "images")
+    demo = [SKYGLOSS, "demo", "--survey", "legacy", catalog_folder, "--no-serve"]
+
+    said = [subprocess.run(demo, capture_output=True, text=True).stdout for _ in range(2)]
+
+    assert "4 annotations written" in said[0]
+    assert "0 annotations written" in said[1]
+    assert "4 of 4 done" in said[1]
+
+
+def test_every_command_the_guides_name_exists() -> None:
+    named = {match for page in PAGES for match in COMMAND.findall(page.read_text())}
+
+    missing = [f"{group} {word}" for group, word in named if not exists(group, word)]
+
+    assert named
+    assert missing == []
 
 
 def test_the_commands_are_listed_without_loading_what_they_need() -> None:

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
-from db import embedded, postgresql
+from db import embedded, postgresql, schema
 from db.embedded import EmbeddedServer
 from db.engine import DatabaseUnavailable, create_engine
 from tests.conftest import reachable_folder
@@ -213,6 +213,18 @@ def test_an_engine_survives_the_death_of_its_server(
         answer = connection.execute(text("SELECT 2")).scalar_one()
 
     assert answer == 2
+    engine.dispose()
+
+
+def test_a_new_embedded_database_gets_its_tables_when_it_is_first_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYGLOSS_HOME", str(folder.parent))
+    engine = create_engine()
+
+    schema.check(engine)
+
+    assert schema.current_revision(engine) == schema.expected_revision()
     engine.dispose()
 
 
