@@ -58,6 +58,14 @@ class PixelsMissing(RuntimeError):  # noqa: N818
     """The database knows of pixels that the store does not have, or cannot read."""
 
 
+class BlockMissing(PixelsMissing):
+    """The set is there, but one of its blocks is not."""
+
+
+class BlockDamaged(PixelsMissing):
+    """The block is there, but some of its pixels cannot be read."""
+
+
 class SetBusy(RuntimeError):  # noqa: N818
     """Another process is adding to the cutout set."""
 
@@ -168,7 +176,8 @@ def read_block(
     Raises
     ------
     PixelsMissing
-        The store has no such block, or its bytes are damaged.
+        The store has no such set; `BlockMissing`: it has the set but no such block;
+        `BlockDamaged`: the bytes that hold these positions are damaged.
     """
     array = _open(root / store_path, number)
     capacity = _capacity(array)
@@ -385,14 +394,20 @@ def _open(folder: Path, number: int) -> zarr.Array:
     try:
         status = (folder / ARRAY / "zarr.json").stat()
         array = _opened(folder, status.st_ino, status.st_mtime_ns)
+    except FileNotFoundError as error:
+        raise PixelsMissing(_not_there(folder, number, error)) from error
+    try:
         (folder / ARRAY / _key(array, number)).stat()
     except FileNotFoundError as error:
-        raise PixelsMissing(
-            f"the database lists block {number} of the cutout set in {folder}, but "
-            f"{error.filename} does not exist. Does SKYGLOSS_HOME name the folder that the "
-            "cutouts were ingested into?"
-        ) from error
+        raise BlockMissing(_not_there(folder, number, error)) from error
     return array
+
+
+def _not_there(folder: Path, number: int, error: FileNotFoundError) -> str:
+    return (
+        f"the database lists block {number} of the cutout set in {folder}, but {error.filename} "
+        "does not exist. Does SKYGLOSS_HOME name the folder that the cutouts were ingested into?"
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -407,7 +422,7 @@ def _read(array: zarr.Array, part: slice, root: Path) -> np.ndarray:
     try:
         return np.asarray(array[part])
     except (ValueError, RuntimeError) as error:  # what the checksums and codecs raise
-        raise PixelsMissing(
+        raise BlockDamaged(
             f"cutouts {part.start} to {part.stop - 1} of {array.store_path} are damaged ({error}). "
             f"Restore {root} from a backup, or ingest this cutout set again under a new name."
         ) from error

@@ -7,7 +7,8 @@ Knows neither pixels nor results (`db.annotations`); the loop around it is `work
                  ├─── release ────┤  the worker stops in good order: the attempt does not count
                  ├─── fail ───────┤  attempts 1 and 2: again after a pause, error kept
                  │                ├─► split   attempt 3: two halves, one attempt each
-                 └─── retry ──────┴─► failed  attempt 3 of a single row: error kept
+                 └─── retry ──────┴─► failed  attempt 3 of a single row, or of a block whose
+                                              pixels are lost: error kept
     refuse ──► failed at once: no cutout set of the catalog serves the annotator
 
 A claim is a lease of a minute that heartbeats renew; when it runs out the job may be claimed again,
@@ -180,15 +181,25 @@ def complete(session: Session, claim: Claim, seconds: float) -> None:
     )
 
 
-def fail(session: Session, claim: Claim, error: str, back_off: float = BACK_OFF) -> None:
-    """Give the job back after an error: a pause and another attempt, or the isolation of a row."""
+def fail(
+    session: Session,
+    claim: Claim,
+    error: str,
+    back_off: float = BACK_OFF,
+    *,
+    splits: bool = True,
+) -> None:
+    """Give the job back after an error: a pause and another attempt, or the isolation of a row.
+
+    `splits` is False where no single row can be at fault: then the whole range fails.
+    """
     error = error[-ERROR_LENGTH:]
     if claim.attempt < MAX_ATTEMPTS:
         pause = _after(back_off * 4 ** (claim.attempt - 1))
         _update_own(
             session, claim, ["doing"], state="todo", lease_until=None, not_before=pause, error=error
         )
-    elif not _isolate(session, _owned(claim, ["doing"]), error):
+    elif not _isolate(session, _owned(claim, ["doing"]), error, splits):
         raise LostClaim(_lost(claim))
 
 
@@ -445,24 +456,27 @@ def _take(
     )
 
 
-def _isolate(session: Session, where: Sequence[ColumnElement[bool]], error: str) -> bool:
+def _isolate(
+    session: Session, where: Sequence[ColumnElement[bool]], error: str, splits: bool = True
+) -> bool:
     """Split a job in halves, or fail it if it is a single row; whether there was one."""
+    is_split = sa.literal(splits) & (Job.first < Job.last)
     ended = session.execute(
         sa.update(Job)
         .where(*where)
         .values(
-            state=sa.case((Job.first < Job.last, "split"), else_="failed"),
+            state=sa.case((is_split, "split"), else_="failed"),
             lease_until=None,
             error=error,
             finished_at=func.now(),
         )
-        .returning(Job.model_version_id, Job.block_id, Job.first, Job.last),
+        .returning(Job.state, Job.model_version_id, Job.block_id, Job.first, Job.last),
         execution_options=NO_SESSION_STATE,
     ).one_or_none()
     if ended is None:
         return False
-    version_id, block_id, first, last = ended
-    if first < last:
+    state, version_id, block_id, first, last = ended
+    if state == "split":
         middle = (first + last) // 2
         session.execute(
             insert(Job).on_conflict_do_nothing(),

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from db import jobs, model_versions
+from db.cutouts import BlockDamaged, BlockMissing
 from db.jobs import Claim
 from db.tables import CutoutSet, ModelVersion
 from workers import batches, supply
@@ -126,7 +127,9 @@ class Reader:
         except Exception as error:
             if is_away(error):
                 raise
-            yield Failure(left, error_text(error))
+            splits = not isinstance(error, BlockMissing)
+            counts = splits and not isinstance(error, BlockDamaged)
+            yield Failure(left, error_text(error), splits, counts)
 
     def _is_finished(self) -> bool:
         if not self.station.options.until_idle or len(self.station.held):

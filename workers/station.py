@@ -71,6 +71,8 @@ class Failure:
 
     claims: Sequence[Claim]
     error: str
+    splits: bool = True  # whether one of the rows may be at fault
+    counts: bool = True  # whether this worker may be at fault
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,8 +53,8 @@ class Writer:
         match outcome:
             case Annotated():
                 self._complete(outcome)
-            case Failure(claims, error):
-                self._fail(claims, error)
+            case Failure():
+                self._fail(outcome)
             case Unbegun(claims):
                 for claim in claims:
                     self._end(claim, partial(jobs.release, claim=claim))
@@ -87,21 +87,24 @@ class Writer:
         except Exception as error:
             if is_away(error):
                 raise
-            self._fail([part.claim], error_text(error))
+            self._fail(Failure([part.claim], error_text(error)))
             return 0
         self._in_a_row[part.claim.model_version_id] = 0
         return part.claim.n if done else 0
 
-    def _fail(self, claims: Sequence[Claim], error: str) -> None:
-        back_off = self.station.options.back_off
-        for claim in claims:
+    def _fail(self, failure: Failure) -> None:
+        error, back_off = failure.error, self.station.options.back_off
+        fail = partial(jobs.fail, error=error, back_off=back_off, splits=failure.splits)
+        for claim in failure.claims:
             log.error(
                 "job=%d attempt=%d block=%d first=%d last=%d error=%r",
                 *(claim.job_id, claim.attempt, claim.block_number, claim.first, claim.last),
                 error.rstrip().rpartition("\n")[2],
             )
-            self._end(claim, partial(jobs.fail, claim=claim, error=error, back_off=back_off))
-        self._in_a_row[claims[0].model_version_id] += 1
+            self._end(claim, partial(fail, claim=claim))
+        if not failure.counts:
+            return
+        self._in_a_row[failure.claims[0].model_version_id] += 1
         if max(self._in_a_row.values()) >= MAX_FAILURES:
             raise WorkerStopped(
                 f"{MAX_FAILURES} batches failed in a row, so it is the code or the machine and not "

@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 import db.cutouts
 from db import jobs
 from db.cutouts import (
+    BlockDamaged,
+    BlockMissing,
     CutoutFlag,
     IncompatibleSet,
     Layout,
@@ -245,7 +247,7 @@ def test_a_missing_block_is_an_error_and_not_a_block_of_zeros(
     cutout_set, source_ids = new_set(engine, 4)
     write(engine, tmp_path, cutout_set, source_ids, random_pixels(4))
 
-    with pytest.raises(PixelsMissing, match="block 7"):
+    with pytest.raises(BlockMissing, match="block 7"):
         read_block(tmp_path, cutout_set.store_path, 7)
 
 
@@ -265,7 +267,7 @@ def test_a_flipped_bit_on_the_disk_is_noticed(engine: Engine, tmp_path: Path) ->
     damaged[50] ^= 1
     shard.write_bytes(damaged)
 
-    with pytest.raises(PixelsMissing, match="damaged"):
+    with pytest.raises(BlockDamaged, match="damaged"):
         read_block(tmp_path, cutout_set.store_path, 0)
 
 

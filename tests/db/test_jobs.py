@@ -189,6 +189,15 @@ def test_a_failed_job_waits_longer_after_each_attempt(session: Session) -> None:
     assert queue.states() == [("todo", 0, 3)]
 
 
+def test_the_third_failure_fails_a_range_that_halving_cannot_help(session: Session) -> None:
+    queue = Queue(session)
+    for claims in (queue.claim, queue.claim_again, queue.claim_again):
+        [claim] = claims()
+        jobs.fail(session, claim, "no pixels", splits=False)
+
+    assert queue.states() == [("failed", 0, 3)]
+
+
 def test_the_third_failure_halves_the_range_down_to_the_poison_row(session: Session) -> None:
     queue = Queue(session)
     poison = 2

@@ -162,6 +162,45 @@ def test_a_pixel_store_that_is_not_there_stops_the_worker(engine: Engine) -> Non
         make_runner(engine).run()
 
 
+@pytest.mark.parametrize("n_lost", [1, 15])
+def test_blocks_that_are_lost_fail_whole_and_the_others_are_done(
+    engine: Engine, n_lost: int
+) -> None:
+    source_ids = make_field(engine, [[PLAIN] * 4] * (n_lost + 2))
+    shards = sorted(home.pixels().glob("*/pixels/c.*"))
+    blocks = {path: int(path.name.split(".")[1]) for path in shards}
+    for path, number in blocks.items():
+        if 0 < number <= n_lost:
+            path.unlink()
+
+    make_runner(engine).run()
+
+    done = {*source_ids[:4], *source_ids[-4:]}
+    assert {source_id for source_id, n in rows_per_source(engine).items() if n} == done
+    failed = all_of(engine, sa.select(Job).where(Job.state != "done"))
+    assert [(job.state, job.first, job.last, job.attempt) for job in failed] == (
+        [("failed", 0, 3, 3)] * n_lost
+    )
+    assert "Does SKYGLOSS_HOME name the folder" in failed[0].error
+
+
+def test_of_a_damaged_block_every_cutout_that_can_be_read_is_done(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutouts, "CHUNK_BYTES", 8 * SIZE * SIZE * 3)
+    source_ids = make_field(engine, [[PLAIN] * 32])
+    [shard] = home.pixels().glob("*/pixels/c.*")
+    damaged = bytearray(shard.read_bytes())
+    damaged[50] ^= 1
+    shard.write_bytes(damaged)
+
+    make_runner(engine).run()
+
+    rows = rows_per_source(engine)
+    assert [rows[source_id] for source_id in source_ids] == [0] * 8 + [1] * 24
+    assert all_of(engine, sa.select(Job.state)).count("failed") == 8
+
+
 def test_weights_that_cannot_be_loaded_stop_the_worker_and_free_its_jobs(engine: Engine) -> None:
     class Broken(FakeAnnotator):
         def load(self, version: ModelVersion) -> None:
