@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 
+class HomeUnavailable(RuntimeError):  # noqa: N818 (it reads as what happened)
+    """The folder for Skygloss's things cannot be used; the message says why and what to do."""
+
+
 def home() -> Path:
     """Return the folder that holds everything Skygloss writes, created if need be.
 
@@ -16,8 +20,7 @@ def home() -> Path:
     """
     chosen = os.environ.get("SKYGLOSS_HOME")
     folder = Path(chosen).expanduser().absolute() if chosen else _default()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return _made(folder)
 
 
 def pixels() -> Path:
@@ -40,6 +43,15 @@ def _default() -> Path:
 
 
 def _subfolder(name: str) -> Path:
-    folder = home() / name
-    folder.mkdir(exist_ok=True)
+    return _made(home() / name)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HomeUnavailable(
+            f"the folder {folder} cannot be made: {error}. "
+            "Set SKYGLOSS_HOME to a folder that you may write."
+        ) from error
     return folder

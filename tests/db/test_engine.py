@@ -60,6 +60,13 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
     assert "hidden-word" not in str(caught.value)
 
 
+def test_an_option_that_postgresql_does_not_know_is_named() -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"(?s)no connection.*option \"foo\"") as caught:
+        create_engine("postgresql://user:hidden-word@127.0.0.1:1/sky?foo=bar")
+
+    assert "hidden-word" not in str(caught.value)
+
+
 def test_a_missing_database_is_named(server_url: URL) -> None:
     with pytest.raises(DatabaseUnavailable, match='database "nowhere" does not exist'):
         create_engine(server_url.set(database="nowhere"))
