@@ -21,6 +21,7 @@ COSMOLOGY = FlatLambdaCDM(H0=70, Om0=0.3)
 RADIUS = 100.0  # kpc
 LOWEST_REDSHIFT = 0.001  # 4.3 Mpc; 100 kpc are 1.3 degrees there, and peculiar motions rule below
 N_HOSTS = 500  # hosts searched around in one transaction
+WIDEST = 90.0  # degrees, the limit of `search_arrays`
 
 _INSERT = text(
     f"""
@@ -33,6 +34,10 @@ _INSERT = text(
     ON CONFLICT DO NOTHING
     """  # noqa: S608
 )
+
+
+class TooWide(ValueError):  # noqa: N818 (it reads as what happened)
+    """Around some host the radius takes up too much of the sky to be searched."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,11 @@ def match_hosts(
         and their distance is not known from the redshift.
     progress : callable
         Called with the number of further hosts searched around.
+
+    Raises
+    ------
+    TooWide
+        At the redshift of a host the radius is 90 degrees or more.
     """
     n_hosts = n_new = 0
     last = 0
@@ -107,11 +117,22 @@ def _insert(
     redshift: NDArray[np.float64],
 ) -> int:
     scales = kpc_per_degree(redshift)
+    _check_width(radius, redshift, radius / scales)
     arrays = search_arrays(ra, dec, radius / scales)
     arrays["position"] = ids[arrays["position"]].tolist()
     hosts = {"hosts": ids.tolist(), "scales": scales.tolist(), "catalog_id": sources_id}
     result = session.execute(_INSERT, {**arrays, **hosts})
     return result.rowcount  # type: ignore[attr-defined]
+
+
+def _check_width(radius: float, redshift: NDArray[np.float64], width: NDArray[np.float64]) -> None:
+    widest = int(width.argmax())
+    if width[widest] >= WIDEST:
+        raise TooWide(
+            f"{radius:g} kpc at redshift {redshift[widest]:g}, that of a host, are "
+            f"{width[widest]:.0f} degrees on the sky; expected less than {WIDEST:g}. Choose a "
+            "smaller radius or a higher lowest redshift."
+        )
 
 
 def kpc_per_degree(redshift: ArrayLike) -> NDArray[np.float64]:

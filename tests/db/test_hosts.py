@@ -112,6 +112,19 @@ def test_many_hosts_match_what_brute_force_finds(
     assert steps == [7, 7, 6]
 
 
+@pytest.mark.usefixtures("environment")
+def test_a_radius_as_wide_as_the_sky_is_explained(engine: Engine, field: dict[str, Any]) -> None:
+    words = ["ingest", "hosts", "--hosts", "nsa", "--sources", "legacy"]
+
+    result = CliRunner().invoke(main, [*words, "--kpc", "10000", "--lowest-redshift", "0.0005"])
+
+    assert result.exit_code == 1
+    assert "10000 kpc at redshift 0.0005" in result.output
+    assert "268 degrees" in result.output
+    assert "smaller radius or a higher lowest redshift" in result.output
+    assert matches(engine) == {}
+
+
 def test_the_command_fills_the_table(
     field: dict[str, Any], engine: Engine, environment: dict[str, str], tmp_path: Path
 ) -> None:
