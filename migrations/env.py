@@ -14,6 +14,14 @@ STATEMENT_TIMEOUT = "15min"
 
 
 def run(connection: Connection) -> None:
+    try:
+        _run_hastily(connection)
+    except BaseException:
+        connection.invalidate()  # or else its timeouts would go back to the pool with it
+        raise
+
+
+def _run_hastily(connection: Connection) -> None:
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
     connection.commit()

@@ -7,6 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from click.testing import CliRunner
 from sqlalchemy import URL, Engine, event, inspect, text
+from sqlalchemy.exc import ProgrammingError
 
 from cli import main
 from db import schema
@@ -119,6 +120,19 @@ def test_timeouts_end_with_the_migration(empty: Engine) -> None:
         ).one()
 
     assert settings == ("0", "0")
+
+
+def test_timeouts_end_with_a_migration_that_fails(empty: Engine) -> None:
+    with empty.begin() as connection:
+        connection.execute(text("CREATE TABLE source ()"))
+
+    with pytest.raises(ProgrammingError, match='"source" already exists'):
+        schema.upgrade(empty)
+
+    with empty.connect() as first, empty.connect() as second:
+        for connection in (first, second):
+            assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "0"
+            assert connection.execute(text("SHOW statement_timeout")).scalar_one() == "0"
 
 
 def test_several_processes_may_migrate_at_once(empty: Engine) -> None:
