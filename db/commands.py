@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,23 +80,18 @@ def catalog(
     """Ingest catalog files: FITS, VOTable, CSV, ECSV or Parquet.
 
     A file that was ingested before changes nothing; one whose ingest was interrupted goes on where
-    it was. Rows that cannot become sources are counted and listed in the table rejection.
+    it was. Rows that cannot become sources are counted and listed in the table rejection. A file
+    that cannot be used does not keep the others out; the exit code is 1 then.
     """
-    with console.friendly_errors(CatalogError):
-        if dry_run:
-            previews = [_preview(path, survey, map_file, drop) for path in files]
-            _report(previews, as_json, _show_preview)
-            return
-        engine = console.open_database()
-        results = [
-            _ingest(engine, path, survey, map_file, name, release, drop, as_json) for path in files
-        ]
-    _report(results, as_json, _show_ingested)
-    if any(r.n_read and r.n_read == r.n_rejected for r in results):
-        raise click.ClickException(
-            "Every row of a file was rejected. Look at the reasons above; --dry-run shows how the "
-            "columns are read."
-        )
+    if dry_run:
+        _do_each(files, lambda path: _preview(path, survey, map_file, drop), as_json, _show_preview)
+        return
+    engine = console.open_database()
+
+    def ingest_one(path: Path) -> catalogs.Ingested:
+        return _ingest(engine, path, survey, map_file, name, release, drop, as_json)
+
+    _do_each(files, ingest_one, as_json, _show_ingested)
 
 
 @ingest.command("hosts")
@@ -123,7 +119,10 @@ def match_hosts(
     engine = console.open_database()
     hosts_id, sources_id = _catalog_id(engine, hosts_name), _catalog_id(engine, sources_name)
     total = hosts.n_hosts_of(engine, hosts_id)
-    with console.progress_bar("hosts", total, quiet=as_json) as progress:
+    with (
+        console.friendly_errors(hosts.TooWide),
+        console.progress_bar("hosts", total, quiet=as_json) as progress,
+    ):
         found = hosts.match_hosts(engine, hosts_id, sources_id, kpc, lowest_redshift, progress)
     if as_json:
         console.emit(asdict(found))
@@ -166,12 +165,29 @@ def _ingest(
         return catalogs.ingest(engine, path, column_map, name, release, drop, progress)
 
 
-def _report(reports: list[Any], as_json: bool, show: Any) -> None:
+def _do_each(
+    files: Sequence[Path], do: Callable[[Path], Any], as_json: bool, show: Callable[[Any], None]
+) -> None:
+    """Do something with file after file and show what came of it; fail in the end, if at all."""
+    reports, failures = [], []
+    for path in files:
+        try:
+            report = do(path)
+        except CatalogError as error:
+            failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            continue
+        reports.append(report)
+        if not as_json:
+            show(report)
+        if isinstance(report, catalogs.Ingested) and 0 < report.n_read == report.n_rejected:
+            failures.append(
+                f"{path}: Every row of the file was rejected. Look at the reasons above; --dry-run "
+                "shows how the columns are read."
+            )
     if as_json:
         console.emit([asdict(report) for report in reports])
-        return
-    for report in reports:
-        show(report)
+    if failures:
+        raise click.ClickException("\n".join(failures))
 
 
 def _show_ingested(result: catalogs.Ingested) -> None:

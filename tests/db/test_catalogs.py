@@ -716,7 +716,30 @@ def test_a_file_of_which_every_row_is_rejected_is_a_failure(tmp_path: Path) -> N
     result = run("ingest", "catalog", write_fits(tmp_path / "x.fits", columns))
 
     assert result.exit_code == 1
-    assert "Every row of a file was rejected" in result.output
+    assert "Every row of the file was rejected" in result.output
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_one_bad_file_among_several_keeps_none_of_the_others_out(
+    engine: Engine, tmp_path: Path, dry_run: list[str]
+) -> None:
+    one = write_fits(tmp_path / "one.fits", plain_columns(3))
+    (tmp_path / "bad.fits").write_bytes(b"nonsense")
+    (tmp_path / "lacking.csv").write_text("id,colour\n1,2\n")
+    two = write_csv(tmp_path / "two.csv", plain_columns(4))
+    files = (one, tmp_path / "bad.fits", tmp_path / "lacking.csv", two)
+
+    shown = run("ingest", "catalog", *files, *dry_run)
+    machine = run("ingest", "catalog", *files, *dry_run, "--json")
+
+    assert shown.exit_code == machine.exit_code == 1
+    for word in ("one.fits", "two.csv"):
+        assert word in shown.stdout
+    for word in ("bad.fits: its first line", "lacking.csv: No right ascension"):
+        assert word in shown.stderr
+    assert [report["file"] for report in json.loads(machine.stdout)] == ["one.fits", "two.csv"]
+    assert counts(engine)[0] == (0 if dry_run else 7)
 
 
 @pytest.mark.usefixtures("environment")
