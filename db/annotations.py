@@ -1,6 +1,7 @@
 """Results in: what an annotator said about sources, by COPY into its typed table.
 
 Works for every results table, by its columns; when a job counts as done is for `db.jobs` to say.
+A row that says nothing because there was no image (`NO_PIXELS`) counts as none once there is one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session, aliased
 from db.tables import Base, Cutout
 
 PROVENANCE = ("source_id", "model_version_id", "run_id")
+NO_PIXELS = 3  # bits of `flags`, of cutouts and of results alike: no image, unreadable image
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
 NULL = -1  # the length field of a null
@@ -44,6 +46,8 @@ def write(
 ) -> int:
     """Add one row per source; a source that already has a row for this version keeps it.
 
+    Only a row without a value, for want of an image, gives way to one that had an image.
+
     Parameters
     ----------
     table : class of `db.tables`
@@ -55,7 +59,7 @@ def write(
     Returns
     -------
     int
-        Rows added.
+        Rows added or replaced.
 
     Raises
     ------
@@ -89,10 +93,23 @@ def write(
     added = session.execute(
         sa.text(
             f"INSERT INTO {name} ({names}) SELECT {names} FROM incoming_{name}"  # noqa: S608
-            " ON CONFLICT DO NOTHING"
+            f" ON CONFLICT (source_id, model_version_id) DO UPDATE SET {_replacement(table)}"
         )
     )
     return added.rowcount  # type: ignore[attr-defined]
+
+
+def _replacement(table: type[Base]) -> str:
+    """What ON CONFLICT sets, and where: see `write`."""
+    name, results = table.__tablename__, result_columns(table)
+    new = ", ".join(f"{column} = excluded.{column}" for column in ("run_id", *results))
+    is_empty = " AND ".join(f"{name}.{column} IS NULL" for column in _values(table))
+    had, has = f"{name}.flags & {NO_PIXELS} = 0", f"excluded.flags & {NO_PIXELS} = 0"
+    return f"{new} WHERE {is_empty} AND NOT {had} AND {has}"
+
+
+def _values(table: type[Base]) -> list[str]:
+    return [name for name in result_columns(table) if name != "flags"]
 
 
 def lacks_row(
@@ -103,8 +120,15 @@ def lacks_row(
     Sources with a cutout in one of `better_set_ids` get their row from there.
     """
     columns = table.__table__.columns
+    is_outdated = sa.and_(  # there was no image, and now there is
+        columns.flags.bitwise_and(NO_PIXELS) != 0,
+        Cutout.flags.bitwise_and(NO_PIXELS) == 0,
+        *(columns[name].is_(None) for name in _values(table)),
+    )
     row = sa.exists().where(
-        columns.source_id == Cutout.source_id, columns.model_version_id == model_version_id
+        columns.source_id == Cutout.source_id,
+        columns.model_version_id == model_version_id,
+        ~is_outdated,
     )
     if not better_set_ids:
         return ~row

@@ -242,8 +242,8 @@ class Writer:
         """Add the cutout of one source, shape (h, w, b).
 
         A source that the set already has keeps its pixels, unless these were flagged as missing or
-        unreadable: then the new ones take their place, and annotations that said nothing for want
-        of pixels are removed, so that workers look again.
+        unreadable: then the new ones take their place, and workers look again where annotations
+        said nothing for want of pixels (`db.annotations.lacks_row`).
         """
         if pixels.shape != self.layout.shape or pixels.dtype != self.layout.dtype:
             raise IncompatibleSet(
@@ -279,9 +279,7 @@ class Writer:
         }
         with self._connection.begin():
             values["block"] = self._connection.execute(ADD_BLOCK, values).scalar_one()
-            refilled = list(self._connection.execute(ADD_CUTOUTS, values).scalars())
-            if refilled:
-                self._connection.execute(FORGET_NULL_SHREDS, {"sources": refilled})
+            self._connection.execute(ADD_CUTOUTS, values)
             self._connection.execute(WAKE_WORKERS, {"channel": CHANNEL})
 
 
@@ -292,21 +290,14 @@ ADD_BLOCK = text(
     "INSERT INTO cutout_block (cutout_set_id, number, n, sealed_at)"
     " VALUES (:set, :number, :n, now()) RETURNING id"
 )
-# Returns the sources that had a row, flagged, before: the inserted rows still have `xmax` 0.
 ADD_CUTOUTS = text(
-    "WITH added AS ("
-    " INSERT INTO cutout (source_id, cutout_set_id, block_id, position, flags)"
+    "INSERT INTO cutout (source_id, cutout_set_id, block_id, position, flags)"
     " SELECT source_id, :set, :block, place - 1, flags"
     " FROM unnest(cast(:sources AS bigint[]), cast(:flags AS smallint[]))"
     " WITH ORDINALITY AS row (source_id, flags, place)"
     " ON CONFLICT (source_id, cutout_set_id) DO UPDATE"
     " SET block_id = excluded.block_id, position = excluded.position, flags = excluded.flags"
     " WHERE cutout.flags & 3 <> 0"
-    " RETURNING source_id, xmax <> 0 AS refilled"
-    ") SELECT source_id FROM added WHERE refilled"
-)
-FORGET_NULL_SHREDS = text(
-    "DELETE FROM shred WHERE p_shred IS NULL AND source_id = ANY(cast(:sources AS bigint[]))"
 )
 WAKE_WORKERS = text("SELECT pg_notify(:channel, '')")
 

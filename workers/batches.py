@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from db import annotations
-from db.cutouts import CutoutFlag, read_block
+from db.annotations import NO_PIXELS
+from db.cutouts import read_block
 from db.jobs import Claim
 from db.tables import CutoutSet
 from workers.annotators.base import CutoutBatch
 from workers.supply import Supply
-
-NO_PIXELS = int(CutoutFlag.NO_IMAGE | CutoutFlag.UNREADABLE)
 
 
 @dataclass(frozen=True)

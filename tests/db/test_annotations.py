@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from db import annotations
-from db.tables import Run, Shred
+from db.tables import Cutout, ModelVersion, Run, Shred
 from tests.builders import (
     make_cutout_block,
     make_cutout_set,
@@ -58,6 +58,52 @@ def test_a_row_that_exists_is_left_alone(session: Session) -> None:
 
     assert n == 1
     assert stored(session) == {first.id: (0.5, 0), second.id: (0.75, 4)}
+
+
+def test_a_row_without_a_value_gives_way_once_there_is_an_image(session: Session) -> None:
+    old = make_run(session)
+    sources = make_sources(session, 4)
+    blind, no_signal = {"p_shred": None, "flags": 1}, {"p_shred": None, "flags": 8}
+    for source, row in zip(sources, (blind, blind, no_signal, {}), strict=True):
+        make_shred(session, source, old, **row)
+    again = make_run(session, session.get_one(ModelVersion, old.model_version_id))
+    ids = [source.id for source in sources]
+
+    n = write(session, again, ids, [0.75, np.nan, 0.75, 0.75], [4, 2, 4, 4])
+
+    assert n == 1
+    assert stored(session) == {
+        ids[0]: (0.75, 4),  # as if it had been written now
+        ids[1]: (None, 1),  # still no image
+        ids[2]: (None, 8),
+        ids[3]: (0.5, 0),
+    }
+    runs = dict(session.execute(sa.select(Shred.source_id, Shred.run_id)).all())
+    assert [runs[source_id] == again.id for source_id in ids] == [True, False, False, False]
+
+
+def test_a_late_row_without_a_value_does_not_replace_one_that_has_it(session: Session) -> None:
+    run = make_run(session)
+    [source] = make_sources(session, 1)
+    write(session, run, [source.id], [0.75], [0])
+
+    n = write(session, run, [source.id], [np.nan], [1])
+
+    assert n == 0
+    assert stored(session) == {source.id: (0.75, 0)}
+
+
+def test_a_source_whose_image_has_come_since_waits_again(session: Session) -> None:
+    run = make_run(session)
+    sources = make_sources(session, 3)
+    block = make_cutout_block(session, sources=sources)
+    for source, flags in zip(sources, (1, 1, 8), strict=True):
+        make_shred(session, source, run, p_shred=None, flags=flags)
+    session.execute(sa.update(Cutout).where(Cutout.position == 1).values(flags=1))
+
+    found = annotations.waiting(session, Shred, run.model_version_id, block.id, (0, 2))
+
+    assert found["source_id"].tolist() == [sources[0].id]
 
 
 def test_nothing_is_written_for_no_sources(session: Session) -> None:

@@ -26,8 +26,8 @@ from db.cutouts import (
     read_one,
 )
 from db.engine import create_engine
-from db.tables import Catalog, Cutout, CutoutBlock, CutoutSet, Shred
-from tests.builders import make_catalog, make_shred, make_sources
+from db.tables import Catalog, Cutout, CutoutBlock, CutoutSet
+from tests.builders import make_catalog, make_sources
 
 SIZE = 8
 CAPACITY = 4  # cutouts in a block, here
@@ -188,23 +188,18 @@ def test_a_source_that_has_good_pixels_keeps_them(engine: Engine, tmp_path: Path
     np.testing.assert_array_equal(found[source_ids[0]], pixels[0])
 
 
-def test_new_pixels_replace_a_flagged_image_and_the_annotations_that_said_nothing(
-    engine: Engine, tmp_path: Path
-) -> None:
+def test_new_pixels_replace_a_flagged_image(engine: Engine, tmp_path: Path) -> None:
     cutout_set, source_ids = new_set(engine, 2)
     pixels = random_pixels(2)
     with Writer(engine, tmp_path, cutout_set) as writer:
         writer.append(source_ids[0], np.zeros_like(pixels[0]), CutoutFlag.UNREADABLE)
         writer.append(source_ids[1], pixels[1])
-    with Session(engine) as session, session.begin():
-        for source_id, p_shred in zip(source_ids, (None, 0.3), strict=True):
-            make_shred(session, source_id=source_id, p_shred=p_shred)
 
     write(engine, tmp_path, cutout_set, source_ids[:1], pixels[:1])
 
-    np.testing.assert_array_equal(stored(engine, tmp_path, cutout_set)[source_ids[0]], pixels[0])
-    with Session(engine) as session:
-        assert session.scalars(select(Shred.source_id)).all() == [source_ids[1]]
+    found = stored(engine, tmp_path, cutout_set)
+    np.testing.assert_array_equal(found[source_ids[0]], pixels[0])
+    np.testing.assert_array_equal(found[source_ids[1]], pixels[1])
 
 
 def test_pixels_of_another_shape_or_type_are_refused(engine: Engine, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from db.annotations import result_columns
+from db.annotations import NO_PIXELS, result_columns
 from db.cutouts import CutoutFlag
 from db.tables import ModelVersion
 from models import registry
@@ -79,6 +79,8 @@ def test_every_flag_is_one_bit_and_says_what_it_means(annotator: type[Annotator]
         assert isinstance(flag, DataFlag)
         assert int(flag).bit_count() == 1
         assert flag.note
+    shared = {flag.name: flag.value for flag in flags if flag & NO_PIXELS}
+    assert shared.items() <= CutoutFlag.__members__.items()
     assert annotator.description()["flags"] == {str(int(flag)): flag.note for flag in flags}
 
 

@@ -113,6 +113,34 @@ def test_an_image_that_is_missing_is_flagged(engine: Engine) -> None:
     assert (row.p_shred, row.flags) == (None, FakeFlag.NO_IMAGE)
 
 
+def test_an_image_that_comes_later_is_annotated_even_if_a_slow_worker_had_not_seen_it(
+    engine: Engine,
+) -> None:
+    with Session(engine, expire_on_commit=False) as session:
+        cutout_set = make_cutout_set(session, size=SIZE)
+        [source] = make_sources(session, 1)
+        session.commit()
+
+    def add(brightness: int, flags: int) -> None:
+        image = np.full((SIZE, SIZE, 3), brightness, np.uint8)
+        with cutouts.Writer(engine, home.pixels(), cutout_set) as writer:
+            writer.append(source.id, image, flags)
+
+    class Overtaken(FakeAnnotator):
+        def annotate(self, batch):  # type: ignore[no-untyped-def]
+            if not batch.readable.any():
+                add(51, 0)
+            return super().annotate(batch)
+
+    add(0, cutouts.CutoutFlag.NO_IMAGE)
+    make_runner(engine, annotators=[Overtaken]).run()
+    make_runner(engine).run()
+
+    [row] = all_of(engine, sa.select(Shred))
+    assert (row.p_shred, row.flags) == (pytest.approx(0.2), 0)
+    assert set(all_of(engine, sa.select(Job.state))) == {"done"}
+
+
 def test_a_row_that_raises_is_isolated_and_its_error_kept(engine: Engine) -> None:
     *_, poison, last = make_field(engine, [[PLAIN] * 3, [PLAIN, PLAIN, RAISES, PLAIN]])
 

@@ -22,7 +22,11 @@ MAX_COARSENING = 2.0  # times the wanted pixel scale
 
 
 class DataFlag(IntFlag):
-    """An expected problem of the data: a bit, and what it means in one line (`note`)."""
+    """An expected problem of the data: a bit, and what it means in one line (`note`).
+
+    Bits 1 and 2 are those of `db.cutouts.CutoutFlag`: no image, unreadable image. A row with one of
+    them and without a value is replaced when there is an image (`db.annotations`).
+    """
 
     note: str
 
