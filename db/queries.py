@@ -167,6 +167,17 @@ def column_comments(session: Session, relation: str = "annotated_source") -> dic
     return {row.name: row.comment for row in rows}
 
 
+def column_types(session: Session, relation: str = "annotated_source") -> dict[str, str]:
+    """Return the PostgreSQL type of every column of a table or view, in their order."""
+    statement = sa.text(
+        "SELECT attname AS name, format_type(atttypid, NULL) AS type FROM pg_attribute "
+        "WHERE attrelid = CAST(:relation AS regclass) AND attnum > 0 AND NOT attisdropped "
+        "ORDER BY attnum"
+    )
+    rows = session.execute(statement, {"relation": relation})
+    return {row.name: row.type for row in rows}
+
+
 def neighbours(
     session: Session, source: RowMapping, radius_arcsec: float, limit: int
 ) -> list[RowMapping]:

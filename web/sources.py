@@ -6,14 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Generator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from flask import Blueprint, Response, current_app, render_template
+from werkzeug.exceptions import BadRequest
 
 from db import queries
 from db.pages import Position
-from web import cutouts, parameters
+from web import cutouts, parameters, votable
 from web.database import session, steady_session
 from web.errors import Missing
 from web.formats import sexagesimal
@@ -39,6 +40,14 @@ OPINION_WORDS = {
     "flagged": "flagged",
 }
 DOWNLOAD_CHUNK = 500  # rows
+MAX_VOTABLE = 50_000  # rows; astropy writes some 10,000 a second
+
+
+class TooMany(BadRequest):
+    """A selection is too large for a VOTable."""
+
+    description = f"A VOTable has at most {MAX_VOTABLE:,} sources; this selection has more."
+    advice = "Narrow the selection, or take it as CSV, which may have any length."
 
 
 @blueprint.get("/sources")
@@ -81,6 +90,23 @@ def download() -> Response:
     )
     response.call_on_close(lines.close)
     return response
+
+
+@blueprint.get("/sources.vot")
+def votable_download() -> Response:
+    """Send a selection as VOTable, with the columns of `annotated_source`; made in memory."""
+    wanted = parameters.read(queries.catalogs(session()))
+    types, comments = queries.column_types(session()), queries.column_comments(session())
+    with steady_session() as own:
+        every = queries.every_source(own, wanted.selection, wanted.sort)
+        rows = list(islice(every, MAX_VOTABLE + 1))
+        if len(rows) > MAX_VOTABLE:
+            raise TooMany
+        return current_app.response_class(
+            votable.write(rows, types, comments),
+            content_type="application/x-votable+xml",
+            headers={"Content-Disposition": "attachment; filename=sources.vot"},
+        )
 
 
 @blueprint.get("/sources/<int:source_id>")

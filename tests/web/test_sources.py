@@ -1,8 +1,10 @@
 import csv
 import io
+import json
 import re
 
 import pytest
+from astropy.table import Table
 from flask.testing import FlaskClient
 
 from db.queries import SORTS
@@ -110,6 +112,45 @@ def test_a_download_has_every_row_and_column_of_the_selection(
     )
     assert {"survey_id", "ra", "dec", "mag_r", "shred_version", "extra"} <= set(rows[0])
     assert rows[0]["shred_version"] == "residual.v1"
+
+
+def test_a_votable_has_the_types_units_and_missing_values(client: FlaskClient, site: Site) -> None:
+    response = client.get("/sources.vot?catalog=field&sort=catalog")
+
+    table = Table.read(io.BytesIO(response.data), format="votable")
+
+    assert response.mimetype == "application/x-votable+xml"
+    assert len(table) == 60
+    assert table["source_id"][5] == site.number(5)
+    assert table["survey_id"][5] == "src-005"
+    assert [table[name].unit for name in ("ra", "mag_r", "shape_r")] == ["deg", "mag", "arcsec"]
+    assert table["mag_r"].dtype == "float32"
+    assert table["ra"].meta["ucd"] == "pos.eq.ra;meta.main"
+    assert table["mag_r"].description == "r magnitude, extinction-corrected"
+    assert table["p_shred"][5] == 0.25
+    assert [k for k in range(60) if table["shred_flags"].mask[k]] == [8]
+    assert json.loads(table["extra"][5]) == {"maskbits": 2, "ebv": 0.03}
+    assert table["has_cutout"][5]
+    assert not table["has_cutout"][10]
+
+
+def test_a_votable_of_nothing_has_its_columns(client: FlaskClient) -> None:
+    table = Table.read(io.BytesIO(client.get("/sources.vot?id=nobody").data), format="votable")
+
+    assert len(table) == 0
+    assert {"ra", "extra", "p_shred"} <= set(table.colnames)
+
+
+def test_a_selection_too_large_for_a_votable_is_sent_to_csv(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.sources.MAX_VOTABLE", 61)
+
+    response = client.get("/sources.vot")
+
+    assert response.status_code == 400
+    assert "or take it as CSV" in response.text
+    assert client.get("/sources.vot?catalog=field").status_code == 200
 
 
 @pytest.fixture
