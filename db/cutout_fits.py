@@ -5,6 +5,7 @@ Row 0 of an array is row 0 of the FITS image, which most viewers show at the bot
 
 from __future__ import annotations
 
+import math
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
+
+LARGEST = 4096  # pixel; larger images are not cutouts
+LARGEST_BYTES = LARGEST**2 * 4 * 8  # eight bands of four bytes
 
 UNITS = {
     "nanomaggy": "nanomaggy",
@@ -24,8 +28,15 @@ UNITS = {
 }
 
 
-def read_cutout(content: bytes) -> tuple[np.ndarray, dict[str, Any]]:
+def read_cutout(content: bytes, largest: int = LARGEST) -> tuple[np.ndarray, dict[str, Any]]:
     """Read the first image of a FITS file, given its bytes.
+
+    Its size is looked at before it is unpacked: a small file can unpack to gigabytes.
+
+    Parameters
+    ----------
+    largest : int
+        Longest side of the image [pixel].
 
     Returns
     -------
@@ -37,14 +48,25 @@ def read_cutout(content: bytes) -> tuple[np.ndarray, dict[str, Any]]:
     Raises
     ------
     OSError, ValueError
-        The file is damaged, or has no image of two or three axes.
+        The file is damaged, has no image of two or three axes, or one that is too large.
     """
     with fits.open(BytesIO(content)) as hdus:
         hdu = first_image(hdus)
+        _check_size(hdu.header, largest)
         try:
             return as_cutout(hdu.data), describe(hdu.header)
         except TypeError as error:  # "buffer is too small for requested array"
             raise ValueError(f"the file is cut short at {len(content)} bytes") from error
+
+
+def _check_size(header: fits.Header, largest: int) -> None:
+    sides = [header[f"NAXIS{axis}"] for axis in range(1, header["NAXIS"] + 1)]
+    n_bytes = math.prod(sides) * abs(header["BITPIX"]) // 8
+    if max(sides[:2]) > largest or n_bytes > LARGEST_BYTES:
+        raise ValueError(
+            f"expected at most {largest} pixels on a side and {LARGEST_BYTES} bytes, but the image "
+            f"has {' x '.join(map(str, sides))} pixels, {n_bytes} bytes"
+        )
 
 
 def first_image(hdus: fits.HDUList) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from db.cutout_fits import read_cutout
+from db.cutout_fits import LARGEST, LARGEST_BYTES, read_cutout
 from db.cutout_ingest import NothingToRead, Reading, Target, read_in_parallel
 from db.cutouts import CutoutFlag, Layout
 
@@ -22,7 +22,6 @@ PATTERN = "{id}*.{png,jpg,jpeg,fits,fits.fz}"
 VIEWER_BANDS = ("z", "r", "g")  # what the Legacy Surveys viewer puts into R, G, B
 VIEWER_SCALE = 0.262  # arcsec/pixel
 LAST_CHARACTER = "\U0010ffff"
-LARGEST = 4096  # pixel; larger images are not cutouts
 SAMPLE = 25  # files looked at to learn what kind of cutouts the folder holds
 FITS_SUFFIXES = (".fits", ".fits.fz")
 
@@ -201,23 +200,32 @@ def _read_as(path: Path, layout: Layout) -> np.ndarray:
 
 def _read(path: Path, expected: Layout | None = None) -> tuple[np.ndarray, dict[str, Any]]:
     """Read pixels (h, w, b) of a file, and what its header tells about them."""
+    largest = expected.size if expected else LARGEST
     try:
         if _is_fits(path):
-            return read_cutout(path.read_bytes())
-        return _read_image(path, expected), {}
+            return _read_fits(path, largest)
+        return _read_image(path, largest), {}
     except UnreadableImage:
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise UnreadableImage(f"{path.name}: {error}") from error
 
 
-def _read_image(path: Path, expected: Layout | None) -> np.ndarray:
+def _read_fits(path: Path, largest: int) -> tuple[np.ndarray, dict[str, Any]]:
+    n_bytes = path.stat().st_size
+    if n_bytes > LARGEST_BYTES:
+        raise UnreadableImage(
+            f"{path.name}: expected at most {LARGEST_BYTES} bytes, but it has {n_bytes}"
+        )
+    return read_cutout(path.read_bytes(), largest)
+
+
+def _read_image(path: Path, largest: int) -> np.ndarray:
     """Decode a PNG or JPEG, having looked at its size first: a small file can unpack to gigabytes.
 
     Row 0 of the array is the bottom of the picture, as in FITS. Transparency is dropped.
     """
     with Image.open(path) as image:
-        largest = expected.size if expected else LARGEST
         if max(image.size) > largest:
             raise UnreadableImage(
                 f"{path.name}: expected at most {largest} pixels on a side, but it has "

@@ -220,6 +220,26 @@ def test_an_image_that_would_unpack_to_gigabytes_is_not_unpacked(
     assert flags(engine) == {"100": 0, "101": 0, "102": CutoutFlag.UNREADABLE}
 
 
+def test_a_fits_image_that_is_too_large_is_neither_read_nor_unpacked(
+    engine: Engine, tmp_path: Path, folder: Path
+) -> None:
+    new_catalog(engine, 4)
+    for name in ("100.fits", "101.fits"):
+        save_fits(folder / name, np.ones((SIZE, SIZE), "f4"), FILTER="r")
+    with open(folder / "102.fits", "wb") as file:
+        file.truncate(20 * 2**30)
+    save_fits(folder / "103.fits.fz", np.zeros((5000, 64), "i2"), compressed=True, FILTER="r")
+
+    report = load(engine, tmp_path, folder)
+
+    bad = dict.fromkeys(["102", "103"], int(CutoutFlag.UNREADABLE))
+    assert flags(engine) == {"100": 0, "101": 0, **bad}
+    reasons = dict(report.problems)
+    assert "expected at most 536870912 bytes, but it has 21474836480" in reasons["102"]
+    assert "expected at most 8 pixels on a side" in reasons["103"]
+    assert "64 x 5000 pixels" in reasons["103"]
+
+
 def test_a_source_without_a_file_is_flagged_and_listed(
     engine: Engine, tmp_path: Path, folder: Path
 ) -> None:
