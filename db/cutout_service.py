@@ -39,6 +39,7 @@ LARGEST = 512  # pixel, what the service documents
 LONGEST_PAUSE = 600.0  # seconds that a Retry-After may ask us to wait
 REMEMBER_OUTSIDE = 30 * 86400  # seconds after which an unobserved position is asked for again
 BROKEN_AFTER = 5  # sources in a row that could not be had: then the service is down
+N_PROBES = 20  # sources asked about before 404 for all of them means a wrong address
 HEADER_BYTES = 200_000  # allowed for beside the pixels
 
 
@@ -101,6 +102,7 @@ class LegacyService:
             headers={"User-Agent": f"skygloss/{version('skygloss')}"},
         )
         self._n_served = 0
+        self._reached = False  # the address and the layer have given an image, now or before
         self._n_failed_in_a_row = 0
 
     def close(self) -> None:
@@ -118,9 +120,25 @@ class LegacyService:
         Raises
         ------
         ServiceError
-            The service refuses the request, sends other bands than asked for, or is down.
+            The service refuses the request, sends other bands than asked for, is down, or knows
+            nothing of sources from all over the targets.
         """
+        self._probe(targets)
         return read_in_parallel(self._read_target, targets, self._manners.n_threads)
+
+    def _probe(self, targets: Sequence[Target]) -> None:
+        """Make sure that 404 will mean a hole in the survey, not a wrong address or layer."""
+        if self._reached or len(targets) < N_PROBES:
+            return
+        for i in np.linspace(0, len(targets) - 1, N_PROBES).astype(int):
+            reading = self._read_target(targets[i])
+            if self._reached or reading.flags != CutoutFlag.NO_IMAGE:
+                return
+        raise ServiceError(
+            f"{self._base_url} has no image (404 Not Found) of any of {N_PROBES} sources from all "
+            f"over the {len(targets)} asked for. Expected the address of a Legacy Surveys viewer "
+            f"and a layer of it that covers them; is {self._layer!r} one? They were not flagged."
+        )
 
     def url(self, target: Target) -> str:
         """Return the address of a target's cutout."""
@@ -187,7 +205,9 @@ class LegacyService:
         except httpx.RequestError as error:
             raise _Transient(f"{type(error).__name__}: {error}") from error
         self._check_status(response, content, url)
-        return content, self._decode(content)
+        pixels = self._decode(content)
+        self._reached = True
+        return content, pixels
 
     def _receive(self, response: httpx.Response) -> bytes:
         """Read the body, but not more than a cutout can have."""
@@ -240,6 +260,7 @@ class LegacyService:
             age = time.time() - self._path(url).stat().st_mtime
         except FileNotFoundError:
             return None
+        self._reached = True
         if not content:
             if age < REMEMBER_OUTSIDE:
                 raise _Outside("outside the survey's footprint (remembered)")

@@ -316,6 +316,33 @@ def test_not_found_is_not_remembered_while_the_address_may_be_wrong(
     assert read(make_service(), 5)[0].pixels is not None
 
 
+def test_not_found_everywhere_ends_the_ingest_before_anything_is_flagged(
+    viewer: Viewer, make_service: Callable[..., LegacyService]
+) -> None:
+    viewer.moods = dict.fromkeys(map(float, range(1, 81)), always((404, {}, b"no such page")))
+
+    with pytest.raises(ServiceError, match=r"404 Not Found.*address.*'ls-dr10'.*not flagged"):
+        make_service().read([target(dec) for dec in range(1, 81)])
+
+    assert len(viewer.asked) == 20
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_catalog_that_is_mostly_outside_the_footprint_is_read(
+    viewer: Viewer, make_service: Callable[..., LegacyService], zeros: bool
+) -> None:
+    empty = as_fits(np.zeros((3, SIZE, SIZE)), "grz")
+    viewer.moods = dict.fromkeys(map(float, range(1, 81)), always((404, {}, b"")))
+    viewer.moods[63] = always((200, {}, empty)) if zeros else good
+
+    readings = read(make_service(), *range(1, 81))
+
+    assert sum(reading.pixels is not None for reading in readings) == (0 if zeros else 1)
+    assert sum(reading.flags == CutoutFlag.NO_IMAGE for reading in readings) == (
+        80 if zeros else 79
+    )
+
+
 def test_default_bands_sent_silently_are_noticed(
     make_service: Callable[..., LegacyService],
 ) -> None:
