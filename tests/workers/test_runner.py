@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from db import cutouts, home, model_versions
+from db import annotations, cutouts, home, model_versions
 from db.tables import CutoutSet, Job, ModelVersion, Run, Shred, Worker
 from models.registry import Card
 from tests.builders import make_catalog, make_cutout_set, make_sources
@@ -27,6 +28,7 @@ from tests.workers.fake import (
     make_runner,
 )
 from tests.workers.field import make_field, rows_per_source
+from workers import batches
 from workers.device import Device
 from workers.runner import Runner
 from workers.station import Options
@@ -97,6 +99,40 @@ def test_small_blocks_share_a_call_of_the_network(
     make_runner(engine, batch_size=8).run()
 
     assert "jobs=4 sources=8" in caplog.text
+
+
+def test_reading_computing_and_writing_overlap(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = {(step, n): threading.Event() for step in ("read", "compute") for n in (1, 2)}
+    waited: dict[str, bool] = {}
+    reads, computes, writes = count(1), count(1), count(1)
+    read_block, write_rows = cutouts.read_block, annotations.write
+
+    def read(*arguments):  # type: ignore[no-untyped-def]
+        begun["read", next(reads)].set()
+        return read_block(*arguments)
+
+    class Waiting(FakeAnnotator):
+        def annotate(self, batch):  # type: ignore[no-untyped-def]
+            begun["compute", n := next(computes)].set()
+            if n == 1:
+                waited["computing for reading"] = begun["read", 2].wait(5)
+            return super().annotate(batch)
+
+    def write(*arguments):  # type: ignore[no-untyped-def]
+        if next(writes) == 1:
+            waited["writing for computing"] = begun["compute", 2].wait(5)
+        return write_rows(*arguments)
+
+    monkeypatch.setattr(batches, "read_block", read)
+    monkeypatch.setattr(annotations, "write", write)
+    source_ids = make_field(engine, [[PLAIN] * 8] * 2)
+
+    make_runner(engine, annotators=[Waiting]).run()
+
+    assert waited == {"computing for reading": True, "writing for computing": True}
+    assert rows_per_source(engine) == dict.fromkeys(source_ids, 1)
 
 
 def test_an_image_that_is_missing_is_flagged(engine: Engine) -> None:
