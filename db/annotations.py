@@ -15,20 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session, aliased
 
+from db.binary_copy import HEADER, TRAILER, number_type, pack_fields
 from db.tables import Base, Cutout
 
 PROVENANCE = ("source_id", "model_version_id", "run_id")
 NO_PIXELS = 3  # bits of `flags`, of cutouts and of results alike: no image, unreadable image
-COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-COPY_TRAILER = b"\xff\xff"
-NULL = -1  # the length field of a null
-FORMATS: tuple[tuple[type, str], ...] = (  # subclasses first
-    (sa.SmallInteger, ">i2"),
-    (sa.BigInteger, ">i8"),
-    (sa.Integer, ">i4"),
-    (sa.Double, ">f8"),
-    (sa.REAL, ">f4"),
-)
 
 
 def result_columns(table: type[Base]) -> list[str]:
@@ -185,40 +176,11 @@ def _check(table: type[Base], n: int, columns: Mapping[str, ArrayLike]) -> None:
 
 
 def _packed(table: type[Base], columns: Mapping[str, ArrayLike]) -> bytes:
-    """Pack columns for COPY in binary form, rows with the same nulls together."""
-    values = {name: np.ma.masked_invalid(column) for name, column in columns.items()}
-    nulls = np.column_stack([np.ma.getmaskarray(column) for column in values.values()])
-    patterns, which = np.unique(nulls, axis=0, return_inverse=True)
-    parts = [COPY_HEADER]
-    for k, pattern in enumerate(patterns):
-        chosen = which.ravel() == k
-        parts.append(_packed_rows(table, values, pattern, chosen))
-    return b"".join([*parts, COPY_TRAILER])
-
-
-def _packed_rows(
-    table: type[Base],
-    values: Mapping[str, np.ma.MaskedArray],
-    is_null: NDArray[np.bool_],
-    chosen: NDArray[np.bool_],
-) -> bytes:
-    layout: list[tuple[str, str]] = [("n_fields", ">i2")]
-    for name, null in zip(values, is_null, strict=True):
-        layout.append((f"{name} length", ">i4"))
-        if not null:
-            layout.append((name, _format(table, name)))
-    rows = np.empty(np.count_nonzero(chosen), layout)
-    rows["n_fields"] = len(values)
-    for (name, column), null in zip(values.items(), is_null, strict=True):
-        rows[f"{name} length"] = NULL if null else rows.dtype[name].itemsize
-        if not null:
-            rows[name] = column.data[chosen]
-    return rows.tobytes()
-
-
-def _format(table: type[Base], name: str) -> str:
-    kind = table.__table__.columns[name].type
-    for known, layout in FORMATS:
-        if isinstance(kind, known):
-            return layout
-    raise ValueError(f"column {table.__tablename__}.{name} has type {kind}, which has no format")
+    kinds = table.__table__.columns
+    fields = []
+    for name, given in columns.items():
+        values = np.ma.masked_invalid(given)
+        numbers = values.filled(0).astype(number_type(kinds[name].type))
+        fields.append(np.ma.MaskedArray(numbers, np.ma.getmaskarray(values)))
+    packed, _ = pack_fields(fields, len(fields))
+    return HEADER + packed.tobytes() + TRAILER

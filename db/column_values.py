@@ -11,17 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import REAL, BigInteger, Double, Integer, SmallInteger
 
+from db.binary_copy import number_type
 from db.catalog_readers import CatalogError, Chunk
-
-NUMBER_TYPES = (
-    (SmallInteger, "i2"),
-    (BigInteger, "i8"),
-    (Integer, "i4"),
-    (REAL, "f4"),
-    (Double, "f8"),
-)
 
 TRUTH = {"true": 1.0, "t": 1.0, "false": 0.0, "f": 0.0}
 
@@ -108,7 +100,7 @@ def _clean(texts: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
 
 def fitted(values: Floats, target: Any) -> np.ma.MaskedArray:
     """Values in the type of a column of `source`; null where NaN, infinite or too large."""
-    kind = next(np.dtype(code) for sql, code in NUMBER_TYPES if isinstance(target.type, sql))
+    kind = number_type(target.type)
     if kind.kind == "f":
         with np.errstate(over="ignore"):
             converted = values.astype(kind)

@@ -12,12 +12,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from db.binary_copy import HEADER, TRAILER, pack_fields
 from db.column_maps import Rows
 
-HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-TRAILER = b"\xff\xff"
 JSONB_VERSION = b"\x01"
-NULL = -1  # length of a field without a value
 ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # not the six characters as typed
 
 
@@ -41,48 +39,11 @@ def pack(rows: Rows, catalog_id: int) -> bytes:
         np.ma.MaskedArray(rows.healpix),
         *rows.values.values(),
     ]
-    fixed, ends = _pack_fields([f[usable] for f in fields], len(columns(rows)))
+    fixed, ends = pack_fields([f[usable] for f in fields], len(columns(rows)))
     if not rows.extra:
         return HEADER + fixed.tobytes() + TRAILER
     documents = json_documents({key: values[usable] for key, values in rows.extra.items()})
     return HEADER + _interleave(fixed.tobytes(), ends.tolist(), documents) + TRAILER
-
-
-def _pack_fields(
-    fields: list[np.ma.MaskedArray], n_fields: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pack columns row by row: (bytes of all rows, end of each row in them).
-
-    Every field is laid out at its full width; then the bytes that a null or a short text does
-    not need are left out, all at once.
-    """
-    n = len(fields[0])
-    parts = [np.broadcast_to(_bytes_of(np.array([n_fields]), ">i2"), (n, 2))]
-    needed = [np.ones((n, 2), dtype=bool)]
-    for field in fields:
-        payload, lengths = _payload(field)
-        parts += [_bytes_of(lengths, ">i4"), payload]
-        needed += [np.ones((n, 4), dtype=bool), np.arange(payload.shape[1]) < lengths[:, None]]
-    keep = np.concatenate(needed, axis=1)
-    return np.concatenate(parts, axis=1)[keep], keep.sum(axis=1).cumsum()
-
-
-def _payload(field: np.ma.MaskedArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Bytes of a column, shape (n, width), and how many of them count in each row."""
-    data, null = field.data, np.ma.getmaskarray(field)
-    if data.dtype.kind == "S":
-        payload = np.ascontiguousarray(data).view(np.uint8).reshape(len(data), data.itemsize)
-        lengths = np.strings.str_len(data)
-    else:
-        payload = _bytes_of(data, data.dtype.newbyteorder(">"))
-        lengths = np.full(len(data), data.itemsize)
-    return payload, np.where(null, NULL, lengths)
-
-
-def _bytes_of(values: NDArray[Any], layout: Any) -> NDArray[np.uint8]:
-    """Bytes of numbers in a given layout, shape (n, width)."""
-    packed = np.ascontiguousarray(values.astype(layout))
-    return packed.view(np.uint8).reshape(len(values), packed.itemsize)
 
 
 def _interleave(fixed: bytes, ends: list[int], documents: list[bytes]) -> bytes:
