@@ -10,13 +10,12 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from db import catalogs, console, hosts
 from db.catalog_preview import Preview, preview
 from db.catalog_readers import CatalogError, open_catalog
 from db.column_maps import BoundMap, shipped
-from db.tables import Catalog
 
 
 class IngestGroup(click.Group):
@@ -117,7 +116,10 @@ def match_hosts(
 ) -> None:
     """Note which sources lie near a host galaxy, in the table host_match. Safe to repeat."""
     engine = console.open_database()
-    hosts_id, sources_id = _catalog_id(engine, hosts_name), _catalog_id(engine, sources_name)
+    hosts_id, sources_id = (
+        console.catalog_id(engine, hosts_name),
+        console.catalog_id(engine, sources_name),
+    )
     total = hosts.n_hosts_of(engine, hosts_id)
     with (
         console.friendly_errors(hosts.TooWide),
@@ -131,15 +133,6 @@ def match_hosts(
         f"{found.n_hosts:,} hosts searched within {kpc:g} kpc, {found.n_new:,} new matches; "
         f"{found.n_passed_over:,} without a redshift of at least {lowest_redshift:g}"
     )
-
-
-def _catalog_id(engine: Engine, name: str) -> int:
-    with engine.connect() as connection:
-        ids = dict(connection.execute(select(Catalog.name, Catalog.id)).all())
-    if name not in ids:
-        there = ", ".join(sorted(ids)) or "none yet"
-        raise click.ClickException(f"There is no catalog {name!r}; there are: {there}.")
-    return ids[name]
 
 
 def _preview(path: Path, survey: str, map_file: Path | None, drop: tuple[str, ...]) -> Preview:

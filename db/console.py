@@ -1,4 +1,4 @@
-"""What the commands of `db` share: the database with a readable error, a progress bar, JSON."""
+"""What the commands share: the database with a readable error, a progress bar, JSON."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from db import schema
 from db.engine import create_engine
+from db.tables import Catalog
+
+BAR = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
 
 
 def open_database() -> Engine:
@@ -28,6 +37,16 @@ def open_database() -> Engine:
     engine = create_engine()
     schema.check(engine)
     return engine
+
+
+def catalog_id(engine: Engine, name: str) -> int:
+    """Return the number of a catalog, or name the catalogs there are."""
+    with engine.connect() as connection:
+        ids = dict(connection.execute(select(Catalog.name, Catalog.id)).all())
+    if name not in ids:
+        there = ", ".join(sorted(ids)) or "none yet"
+        raise click.ClickException(f"there is no catalog {name!r}; there are: {there}")
+    return ids[name]
 
 
 def emit(report: Any) -> None:
@@ -47,13 +66,6 @@ def friendly_errors(*kinds: type[Exception]) -> Iterator[None]:
 @contextmanager
 def progress_bar(what: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
     """Show a bar on stderr; yields a function that takes the number of further items done."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+    with Progress(*BAR, console=Console(stderr=True), disable=quiet) as progress:
         task = progress.add_task(what, total=total)
         yield lambda n: progress.advance(task, n)

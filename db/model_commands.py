@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.orm import Session
 
-from db import jobs, model_versions, queries, schema
-from db.engine import create_engine, database_url, printable, session_factory
+from db import console, jobs, model_versions, queries
+from db.engine import database_url, printable, session_factory
 from db.jobs import Progress
 from db.tables import Worker
 
@@ -132,6 +132,4 @@ def _print(title: str, heads: tuple[str, ...], rows: Any) -> None:
 
 
 def _session() -> Session:
-    engine = create_engine()
-    schema.check(engine)
-    return session_factory(engine)()
+    return session_factory(console.open_database())()

@@ -8,24 +8,17 @@ from dataclasses import replace
 from functools import partial
 
 import click
-import sqlalchemy as sa
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from db import jobs, model_versions, schema
-from db.engine import create_engine, session_factory
+from db import console, jobs, model_versions
+from db.engine import session_factory
 from db.home import pixels
-from db.tables import Catalog
 from models.registry import ChecksumError
 from workers import supply
 from workers.annotators import ANNOTATORS
@@ -38,13 +31,6 @@ from workers.writer import Tally, WorkerStopped
 
 log = logging.getLogger(__name__)
 
-BAR = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    TimeRemainingColumn(),
-)
 LOOK_INTERVAL = 1.0  # seconds between looks at how far the work is
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -89,7 +75,7 @@ def worker(names: Sequence[str], batch_size: int | None, precision: str) -> None
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    _run(_engine(), names, batch_size, Options(precision=precision))
+    _run(console.open_database(), names, batch_size, Options(precision=precision))
 
 
 @click.command()
@@ -108,15 +94,15 @@ def annotate(
     as_json: bool,
 ) -> None:
     """Annotate what waits, of CATALOG or of all, with a progress bar, then stop."""
-    engine = _engine()
-    catalog_id = _catalog_id(engine, catalog) if catalog else None
+    engine = console.open_database()
+    catalog_id = console.catalog_id(engine, catalog) if catalog else None
     chosen = _chosen(names)
     for wanted, act in ((retry, _retry), (verify, _verify)):
         if wanted:
             with session_factory(engine).begin() as session:
                 act(session, chosen, catalog_id)
     options = Options(precision=precision, until_idle=True, catalog_id=catalog_id)
-    bar = Progress(*BAR, console=Console(stderr=True))
+    bar = Progress(*console.BAR, console=Console(stderr=True))
     handler = RichHandler(console=bar.console, show_path=False, level=logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     with bar:
@@ -179,6 +165,8 @@ def _report(
         click.echo(f"{tally.n_annotated:,} annotations written")
         for one in found:
             click.echo(f"{one.annotator} {one.version}: {one.n_done:,} of {one.n_total:,} done")
+        if n_left := sum(one.n_left for one in found):
+            click.echo(f"{n_left:,} still wait: the same command goes on with them")
     if n_failed:
         raise click.ClickException(
             f"{n_failed:,} sources failed: see `skygloss status`, and try again with --retry"
@@ -216,21 +204,6 @@ def _run(
 
 def _chosen(names: Sequence[str]) -> list[type[Annotator]]:
     return [annotator for annotator in ANNOTATORS if not names or annotator.name in names]
-
-
-def _engine() -> Engine:
-    engine = create_engine()
-    schema.check(engine)
-    return engine
-
-
-def _catalog_id(engine: Engine, name: str) -> int:
-    with session_factory(engine)() as session:
-        catalogs = dict(session.execute(sa.select(Catalog.name, Catalog.id)).all())
-    if name not in catalogs:
-        known = ", ".join(sorted(catalogs)) or "none"
-        raise click.ClickException(f"there is no catalog {name!r}; known: {known}")
-    return catalogs[name]
 
 
 def _set_ids(session: Session, catalog_id: int | None) -> list[int]:

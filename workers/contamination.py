@@ -13,8 +13,8 @@ import click
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from db import model_versions, schema
-from db.engine import create_engine, session_factory
+from db import console, model_versions
+from db.engine import session_factory
 from models.scores import Counts, Interval, contamination
 
 SELECTIONS = ("annotated_source", "saga_candidate")
@@ -46,8 +46,7 @@ def contamination_command(catalog: str | None, selection: str, as_json: bool) ->
     A source counts as called a shred from probability 0.5 on. The 95 % interval carries the size of
     the selection and what is known of the classifier's completeness and specificity.
     """
-    engine = create_engine()
-    schema.check(engine)
+    engine = console.open_database()
     try:
         with session_factory(engine)() as session:
             name, errors = _current_errors(session)

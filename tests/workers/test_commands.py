@@ -154,7 +154,7 @@ def test_an_unknown_catalog_is_named_with_the_known_ones(
     result = skygloss("annotate", "feild")
 
     assert result.exit_code == 1
-    assert "there is no catalog 'feild'; known: field" in result.output
+    assert "there is no catalog 'feild'; there are: field" in result.output
 
 
 @pytest.mark.usefixtures("only_fake")
