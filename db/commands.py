@@ -177,6 +177,11 @@ def _do_each(
                 f"{path}: Every row of the file was rejected. Look at the reasons above; --dry-run "
                 "shows how the columns are read."
             )
+        if report.n_missing:
+            failures.append(
+                f"{path}: {report.n_missing:,} rows are missing, the file is cut off. The rows "
+                "before are good: ingest the whole file when you have it."
+            )
     if as_json:
         console.emit([asdict(report) for report in reports])
     if failures:
@@ -195,8 +200,6 @@ def _show_ingested(result: catalogs.Ingested) -> None:
         )
     if result.n_known:
         click.echo(f"  {result.n_known:,} were there already")
-    if result.n_missing:
-        click.echo(f"  {result.n_missing:,} rows are missing: the file is cut off")
     if result.n_rejected:
         click.echo(f"  {result.n_rejected:,} rejected, listed in the table rejection:")
     for reason, n in result.reasons.items():

@@ -653,6 +653,20 @@ def test_the_command_reports_what_came_of_a_file(engine: Engine, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("environment")
+def test_the_command_fails_on_a_file_that_is_cut_off_and_keeps_its_rows(
+    engine: Engine, tmp_path: Path
+) -> None:
+    path = write_fits(tmp_path / "x.fits", plain_columns(360))
+    path.write_bytes(path.read_bytes()[: 2 * 2880 + 300 * 32])
+
+    result = run("ingest", "catalog", path)
+
+    assert result.exit_code == 1
+    assert "60 rows are missing, the file is cut off" in result.output
+    assert counts(engine)[0] == 300
+
+
+@pytest.mark.usefixtures("environment")
 def test_the_command_speaks_json(engine: Engine, tmp_path: Path) -> None:
     path = write_fits(tmp_path / "field.fits", legacy_columns())
 
