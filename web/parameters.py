@@ -193,13 +193,15 @@ def _cone(arguments: Mapping[str, str]) -> Cone | None:
             raise BadParameter(
                 name, "ra and dec together", f"only {', '.join(given)}", f"Add {name}."
             )
-    degrees = "degrees like {} or sexagesimal like {}"
+    degrees = "degrees from {} like {}, or sexagesimal like {}"
     radius = _number(
         arguments, "radius", 0, MAX_RADIUS, f"a radius from 0 to {MAX_RADIUS:g} arcsec"
     )
     return Cone(
-        _angle(arguments, "ra", 0, 360, 15, degrees.format("203.94", "13:35:45.7 (hours)")),
-        _angle(arguments, "dec", -90, 90, 1, degrees.format("-3.55", "-03:32:59")),
+        _angle(
+            arguments, "ra", 0, 360, 15, degrees.format("0 to 360", "203.94", "13:35:45.7 (hours)")
+        ),
+        _angle(arguments, "dec", -90, 90, 1, degrees.format("-90 to 90", "-3.55", "-03:32:59")),
         DEFAULT_RADIUS if radius is None else radius,
     )
 
