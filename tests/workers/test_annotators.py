@@ -176,8 +176,9 @@ def test_shreds_never_has_more_pictures_at_once_than_a_call_takes(
         return predict(model, pictures, batch_size)
 
     monkeypatch.setattr(shreds, "_predict", watched)
+    monkeypatch.setattr("workers.annotators.shreds.PART", 4)
     in_pieces = shreds.annotate(batch)
-    monkeypatch.setattr(shreds, "batch_size", 9)
+    monkeypatch.setattr("workers.annotators.shreds.PART", 9)
     whole = shreds.annotate(batch)
 
     assert lengths == [4, 4, 1, 9]

@@ -31,6 +31,7 @@ class ShredFlag(DataFlag):
     RESAMPLED = 32, "resampled to 0.262 arcsec/pixel"
 
 
+PART = 256  # cutouts that go through the network in one call, which has a price of its own
 BLIND = int(ShredFlag.NO_IMAGE | ShredFlag.UNREADABLE | ShredFlag.NO_SIGNAL)  # p_shred is null
 
 
@@ -60,9 +61,10 @@ class Shreds(Annotator):
 
     def annotate(self, batch: CutoutBatch) -> Columns:
         """Return `p_shred` (float32, NaN where the image cannot be judged) and `flags`."""
+        step = max(PART, self.batch_size)
         parts = [  # so that a block of large cutouts is never in memory as floats as a whole
-            self._annotate(_rows(batch, slice(start, start + self.batch_size)))
-            for start in range(0, max(len(batch), 1), self.batch_size)
+            self._annotate(_rows(batch, slice(start, start + step)))
+            for start in range(0, max(len(batch), 1), step)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
