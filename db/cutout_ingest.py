@@ -17,13 +17,13 @@ import numpy as np
 from sqlalchemy import Engine, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from db.annotations import NO_PIXELS
 from db.cutouts import CutoutFlag, Layout, Writer, create_set
 from db.tables import Catalog, Cutout, CutoutSet, Source
 
 PAGE = 8192  # sources asked of the database at a time
 LISTED = 1000  # problems kept for the report; all are counted
 CLEAN = CutoutFlag(0)
-BAD = CutoutFlag.NO_IMAGE | CutoutFlag.UNREADABLE
 
 
 class NothingToRead(ValueError):  # noqa: N818 (it reads as what happened)
@@ -177,7 +177,7 @@ class _Flagged(_Waiting):
     """The sources whose image was missing or unreadable when it was last looked at."""
 
     def _sources(self, cutout_set: CutoutSet) -> Select[int, str, float, float, int]:
-        flagged = _cutouts(cutout_set).where(Cutout.flags.op("&")(int(BAD)) != 0)
+        flagged = _cutouts(cutout_set).where(Cutout.flags.op("&")(NO_PIXELS) != 0)
         return _select_targets(cutout_set).where(flagged.exists())
 
     def settle(self, writer: Writer, report: Report, target: Target, reading: Reading) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Row, RowMapping, Select, func, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session, aliased
 
+from db.annotations import NO_PIXELS
 from db.jobs import LEASE
 from db.pages import Column, Order, Page, Position, keyed, page, position
 from db.tables import (
@@ -36,7 +37,6 @@ from db.tables import (
 Opinion = Literal["any", "given", "missing", "flagged"]
 COUNT_COST = 30_000.0  # planner's cost up to which counting takes well under a second
 EXPORT_ROWS = 5_000  # rows per statement of an export
-UNREADABLE = 1 | 2  # cutout flags: no image, unreadable image
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def shred_opinions(session: Session, source_id: int) -> Sequence[Row]:
 
 def pictures(session: Session, source_ids: Sequence[int]) -> dict[int, Row]:
     """Return the cutout to show for each source that has one: readable before not, newest first."""
-    readable = Cutout.flags.op("&")(UNREADABLE) == 0
+    readable = Cutout.flags.op("&")(NO_PIXELS) == 0
     statement = (
         _cutouts()
         .where(Cutout.source_id.in_(source_ids))
