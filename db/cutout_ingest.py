@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from sqlalchemy import Engine, Select, func, select, tuple_
+from sqlalchemy import Engine, NotNullable, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from db.annotations import NO_PIXELS
@@ -189,8 +189,9 @@ class _Flagged(_Waiting):
 
 
 def _select_targets(cutout_set: CutoutSet) -> Select[int, str, float, float, int]:
-    return select(Source.id, Source.survey_id, Source.ra, Source.dec, Source.healpix).where(
-        Source.catalog_id == cutout_set.catalog_id
+    place = (NotNullable(Source.ra), NotNullable(Source.dec), NotNullable(Source.healpix))
+    return select(Source.id, Source.survey_id, *place).where(
+        Source.catalog_id == cutout_set.catalog_id, Source.ra.is_not(None)
     )
 
 

@@ -1,0 +1,40 @@
+"""Every table of Skygloss, with its constraints, indexes and one comment per column.
+
+The comments (with units) are what `psql \\d+`, the pages and later TAP_SCHEMA show. How rows
+get in and out is the business of the other modules of `db`; views and SQL functions live in the
+migrations.
+"""
+
+from db.tables.base import Base
+from db.tables.catalogs import Catalog, CatalogFile, HostMatch, Rejection, Source
+from db.tables.cutouts import Cutout, CutoutBlock, CutoutSet
+from db.tables.jobs import Job, ModelVersion, Run, Worker
+from db.tables.results import N_REDUCED, Representation, Shred
+from db.tables.selections import Selection, SelectionSource
+from db.tables.similarity import Projection, ProjectionPoint, ProjectionTile, SearchIndex, Upload
+
+__all__ = [
+    "N_REDUCED",
+    "Base",
+    "Catalog",
+    "CatalogFile",
+    "Cutout",
+    "CutoutBlock",
+    "CutoutSet",
+    "HostMatch",
+    "Job",
+    "ModelVersion",
+    "Projection",
+    "ProjectionPoint",
+    "ProjectionTile",
+    "Rejection",
+    "Representation",
+    "Run",
+    "SearchIndex",
+    "Selection",
+    "SelectionSource",
+    "Shred",
+    "Source",
+    "Upload",
+    "Worker",
+]
