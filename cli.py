@@ -19,7 +19,12 @@ COMMANDS: Targets = {
         "Annotate what waits, with a progress bar, then stop.",
     ),
     "worker": ("workers.commands:worker", "Keep annotating whatever arrives, until stopped."),
-    "models": ("db.model_commands:models", "List model versions and choose the current one."),
+    "search": ("db.search_commands:search", "Find sources that look like others."),
+    "projection": (
+        "workers.projection_commands:projection",
+        "Lay representations out in two dimensions.",
+    ),
+    "models": ("cli:models", "List, choose and register model versions; look after indexes."),
     "status": ("db.model_commands:status", "Show catalogs, progress, workers and failures."),
     "serve": ("web.commands:serve", "Serve the pages."),
     "train": ("models.commands:train", "Train a network from labelled cutouts."),
@@ -28,10 +33,21 @@ COMMANDS: Targets = {
 }
 EVALUATE: Targets = {
     "shreds": ("models.commands:evaluate_shreds", "Judge shreds on sources it has never seen."),
+    "representations": (
+        "models.commands:evaluate_representations",
+        "Measure how well like finds like.",
+    ),
     "contamination": (
         "workers.contamination:contamination_command",
         "Estimate the share of shreds in a selection.",
     ),
+}
+MODELS: Targets = {
+    "list": ("db.model_commands:list_", "List the registered versions."),
+    "promote": ("db.model_commands:promote", "Choose the current version of an annotator."),
+    "register": ("workers.registration:register", "Bring in an encoder of your own."),
+    "index": ("db.index_commands:index", "Build the search index of a version."),
+    "recall": ("db.index_commands:recall", "Compare the search index with brute force."),
 }
 
 
@@ -83,6 +99,11 @@ def main() -> None:
 @click.group(cls=LazyGroup, targets=EVALUATE)
 def evaluate() -> None:
     """Measure a network, or a selection, honestly."""
+
+
+@click.group(cls=LazyGroup, targets=MODELS)
+def models() -> None:
+    """List, choose and register model versions; look after their search indexes."""
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The commands `skygloss models` and `skygloss status`."""
+"""The commands `skygloss models list`, `skygloss models promote` and `skygloss status`."""
 
 import json
 from dataclasses import asdict
@@ -17,12 +17,7 @@ from db.tables import Worker
 N_FAILURES = 20  # shown
 
 
-@click.group()
-def models() -> None:
-    """List model versions and choose the current one."""
-
-
-@models.command("list")
+@click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print the versions for machines.")
 def list_(as_json: bool) -> None:
     """List the registered versions, the newest first."""
@@ -42,7 +37,7 @@ def list_(as_json: bool) -> None:
         click.echo("No version is registered yet: a worker registers what is shipped.")
 
 
-@models.command()
+@click.command()
 @click.argument("annotator")
 @click.argument("version")
 def promote(annotator: str, version: str) -> None:
