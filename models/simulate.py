@@ -118,7 +118,7 @@ def _off_centre(host: _Host, rng: np.random.Generator) -> NDArray[np.float64]:
     return np.array([along * cos - across * sin, along * sin + across * cos])
 
 
-def _band_fluxes(magnitude: float, colour: tuple[float, float]) -> NDArray[np.float64]:
+def band_fluxes(magnitude: float, colour: tuple[float, float]) -> NDArray[np.float64]:
     """Fluxes in g, r and z [nanomaggy] of an r magnitude with a (g - r, r - z) colour."""
     mags = magnitude + np.array([colour[0], 0.0, -colour[1]])
     return 10 ** (0.4 * (ZERO_POINT - mags))
@@ -139,21 +139,21 @@ def _picture(
     shear = galsim.Shear(q=host.axis_ratio, beta=host.angle * galsim.radians)
     disc = galsim.Exponential(half_light_radius=host.radius).shear(shear)
     bulge = galsim.DeVaucouleurs(half_light_radius=max(1.0, 0.25 * host.radius))
-    total = _band_fluxes(host.magnitude, MIXED)
+    total = band_fluxes(host.magnitude, MIXED)
     share = (1 - host.bulge) * (1 - host.knot_flux.sum())
     flux = _draw(disc, psf, nucleus, size)[..., None] * total * share
     flux += (
-        _draw(bulge, psf, nucleus, size)[..., None] * _band_fluxes(host.magnitude, RED) * host.bulge
+        _draw(bulge, psf, nucleus, size)[..., None] * band_fluxes(host.magnitude, RED) * host.bulge
     )
     points = np.zeros((size, size, 3))
-    blue = _band_fluxes(host.magnitude, BLUE)
+    blue = band_fluxes(host.magnitude, BLUE)
     for offset, part in zip(host.knots, host.knot_flux, strict=True):
         _deposit(points, offset + nucleus, part * blue)
     _add_field(points, rng)
     kernel = psf.drawImage(nx=33, ny=33, scale=1.0).array
     for band in range(3):
         flux[..., band] += fftconvolve(points[..., band], kernel, mode="same")
-    return flux + rng.normal(0, 1, flux.shape) * _noise(seeing)
+    return flux + rng.normal(0, 1, flux.shape) * noise_per_pixel(seeing)
 
 
 def _draw(profile: Any, psf: Any, offset: NDArray[np.floating], size: int) -> NDArray[np.float64]:
@@ -173,7 +173,7 @@ def _add_field(points: NDArray[np.float64], rng: np.random.Generator) -> None:
     for _ in range(rng.poisson(10)):
         magnitude = 24.0 - rng.exponential(1.2)
         colour = (rng.uniform(0.2, 1.6), rng.uniform(0, 1.2))
-        _deposit(points, rng.uniform(-size / 2, size / 2, 2), _band_fluxes(magnitude, colour))
+        _deposit(points, rng.uniform(-size / 2, size / 2, 2), band_fluxes(magnitude, colour))
 
 
 def _deposit(
@@ -189,7 +189,7 @@ def _deposit(
                 points[row, column] += up * right * flux
 
 
-def _noise(seeing: float) -> NDArray[np.float64]:
+def noise_per_pixel(seeing: float) -> NDArray[np.float64]:
     """Noise per pixel in each band [nanomaggy] that gives the survey's depth at this seeing."""
     n_pixels = 4 * np.pi * (seeing / 2.355) ** 2  # noise-equivalent area of a Gaussian
     limits = np.array([10 ** (0.4 * (ZERO_POINT - DEPTH[band])) for band in BANDS])
