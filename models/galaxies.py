@@ -123,11 +123,21 @@ def simulate(
     return sky
 
 
-def chunks(n_sources: int, seed: int, chunk: int = 1000, **options: object) -> Iterator[GalaxySky]:
-    """`simulate` in pieces of `chunk` sources, the same sky as in one piece."""
+def chunks(
+    n_sources: int,
+    seed: int,
+    *,
+    chunk: int = 1000,
+    size: int = 128,
+    pixel_scale: float = 0.262,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[GalaxySky]:
+    """`simulate` in pieces of `chunk` sources: the same sky as in one piece."""
     for first in range(0, n_sources, chunk):
         count = min(chunk, n_sources - first)
-        yield simulate(count, seed, first=first, **options)  # type: ignore[arg-type]
+        yield simulate(
+            count, seed, size=size, pixel_scale=pixel_scale, first=first, progress=progress
+        )
 
 
 def _source(rng: np.random.Generator, size: int, pixel_scale: float) -> tuple[Map, View, bool]:
@@ -442,15 +452,18 @@ def _view(scene: Scene, galaxy: Galaxy, seen: dict[str, Map], seeing: float, noi
     flux = 10 ** (0.4 * (ZERO_POINT - galaxy.magnitude))
     light = {name: part[scene.inside] for name, part in seen.items()}
     whole = float(light["all"].sum()) + 1e-9
-    signal = {name: flux / noise * float(np.sqrt((p * p).sum())) for name, p in light.items()}
+    signal = {
+        name: flux / noise * float(np.sqrt((p * p).sum())) + 1e-6 for name, p in light.items()
+    }
     share = {name: float(part.sum()) / whole for name, part in light.items()}
     smeared = noise * np.sqrt(max(pi * 0.2 * galaxy.radius**2, 4.0))
-    for name, value in (("knots", galaxy.knots), ("tails", galaxy.tails)):
+    lively = min(1.0, np.sqrt(15 / max(galaxy.n_knots, 1)))  # many small knots are just light
+    for name, value in (("knots", galaxy.knots * lively), ("tails", galaxy.tails)):
         if value:
             share[name] = value
             signal[name] = flux * value * min(whole, 1.0) / float(smeared)
     area = 2 * pi * galaxy.radius**2 * galaxy.axis_ratio
-    signal["surface"] = flux / area / noise
+    signal["surface"] = flux / area / noise + 1e-6
     return View(galaxy, seeing, signal, share)
 
 

@@ -259,7 +259,9 @@ def _edge_on(along: Map, across: Map, galaxy: Galaxy) -> dict[str, tuple[Map, Co
     thick = np.float32(max(galaxy.axis_ratio * float(scale), 0.4))
     share = 1 - galaxy.bulge - galaxy.knots - galaxy.lumps
     flat = np.exp(-np.sqrt(along**2 + np.float32(0.3) * thick**2) / scale)
-    upright = np.cosh(np.minimum(np.abs(across) / thick, 30)) ** -2
+    flat *= np.exp(-((along / (np.float32(3.8) * scale)) ** 4))  # discs end
+    upright = 1 / np.cosh(np.minimum(np.abs(across) / thick, 30))
+    upright *= upright
     return {"disc": (flat * upright * np.float32(share / (4 * scale * thick)), galaxy.disc)}
 
 

@@ -22,7 +22,7 @@ class View:
 
     galaxy: Galaxy
     seeing: float  # FWHM [pixel]
-    signal: dict[str, float]  # signal-to-noise in r of each part, within the picture
+    signal: dict[str, float]  # signal-to-noise in r of each part within the picture, above 0
     share: dict[str, float]  # of each part in the galaxy's light within the picture
     companion: float = 0.0  # 0 none, 1 as bright as the galaxy and close
     artifact: bool = False
@@ -30,13 +30,13 @@ class View:
 
     def resolved(self, length: float) -> float:
         """How well a length [pixel] can be told from a point, 0 to 1."""
-        return _rise(length / self.seeing, 1.2, 0.25)
+        return _rise(length / self.seeing, 1.7, 0.3)
 
     def clear(self, part: str, length: float, contrast: float) -> float:
         """How clearly a part shows, 0 to 1; half at this contrast with the rest of the galaxy."""
         if part not in self.signal:
             return 0.0
-        above_noise = _rise(log10(self.signal[part] + 1e-6), 1.15, 0.14)
+        above_noise = _rise(log10(self.signal[part]), 1.15, 0.14)
         stands_out = _rise(self.share[part], contrast, 0.3 * contrast)
         return self.resolved(length) * above_noise * stands_out
 
@@ -59,21 +59,22 @@ def chances(view: View) -> NDArray[np.float32]:
     """Chance of each answer among those asked, in the order of `questions.columns()`."""
     galaxy = view.galaxy
     q = galaxy.axis_ratio
-    tilt_shows = view.resolved(galaxy.radius) * _rise(log10(view.signal["all"] + 1e-6), 1.2, 0.15)
+    tilt_shows = view.resolved(galaxy.radius) * _rise(log10(view.signal["all"]), 1.2, 0.15)
     spacing = galaxy.radius * np.sqrt(q) * 4 * np.tan(galaxy.pitch) / max(galaxy.n_arms, 1)
     arms = view.clear("arms", min(spacing, galaxy.radius), 0.16)
     bar = view.clear("bar", galaxy.bar_length, 0.035)
     ring = view.clear("ring", galaxy.ring_radius * np.sqrt(q), 0.07)
-    knots = view.clear("knots", galaxy.radius, 0.06)
+    knots = view.clear("knots", galaxy.radius, 0.07)
     lumps = view.clear("lumps", 0.6 * galaxy.radius, 0.15)
     tails = view.clear("tails", galaxy.radius, 0.04)
     companion = view.companion * view.resolved(galaxy.radius)
     edge_on = tilt_shows * (0.97 if galaxy.edge_on else 0.9 * _rise(-q, -0.24, 0.03))
     off_centre = _rise(float(np.hypot(*galaxy.nucleus)) / view.seeing, 1.6, 0.3)
+    shapeless = float(galaxy.bulge == 0 and not galaxy.edge_on)
     disturbed = max(tails, companion, galaxy.disturbance * tilt_shows * 0.9)
     features = [arms, bar, ring, knots, lumps, 0.9 * tails]
     if galaxy.bulge < 0.9:
-        features += [edge_on, 0.35 * tilt_shows * (1 - galaxy.bulge)]
+        features += [edge_on, 0.2 * tilt_shows * (1 - galaxy.bulge)]
     featured = 0.04 + 0.93 * (1 - float(np.prod([1 - value for value in features])))
     answers = {
         "smooth-or-featured": _root(featured, view),
@@ -87,8 +88,8 @@ def chances(view: View) -> NDArray[np.float32]:
         "spiral-arm-count": _arm_count(arms, galaxy),
         "merging": _merging(disturbed, companion),
         "centred-on": _yes(0.98 - 0.96 * off_centre),
-        "brightness": _yes(_rise(log10(view.signal["surface"] + 1e-3), 0.7, 0.12)),
-        "irregular": _yes(0.03 + 0.94 * max(lumps, galaxy.disturbance * knots)),
+        "brightness": _yes(_rise(log10(view.signal["surface"]), 0.85, 0.12)),
+        "irregular": _yes(0.03 + 0.94 * max(lumps, shapeless * knots)),
         "clumps": _classes(-knots, (-0.75, -0.35), 0.08),
         "ring": _yes(0.02 + 0.95 * ring),
         "field": _yes(_rise(-view.crowding, -4.0, 0.8)),
