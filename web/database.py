@@ -1,4 +1,4 @@
-"""One read-only database session per request; pages never change anything."""
+"""One read-only database session per request, and a writing one for the few views that need it."""
 
 from __future__ import annotations
 
@@ -51,6 +51,17 @@ def session() -> Session:
         g.session.execute(text("SET TRANSACTION READ ONLY"))
         g.session.execute(text(f"SET LOCAL statement_timeout = '{TIME_LIMIT}s'"))
     return cast(Session, g.session)
+
+
+@contextmanager
+def writing_session() -> Iterator[Session]:
+    """Open a session that may change things; it commits in the end, or not at all on an error.
+
+    The view must have refused requests of other sites (`web.requests.same_origin`).
+    """
+    with session_factory(engine()).begin() as own:
+        own.execute(text(f"SET LOCAL statement_timeout = '{TIME_LIMIT}s'"))
+        yield own
 
 
 @contextmanager
