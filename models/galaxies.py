@@ -41,6 +41,7 @@ SURFACE = {  # mean r surface brightness within half light, face on [mag/arcsec^
     "dwarf": (24.2, 0.6),
 }
 OFF_CENTRE, MERGERS, ARTIFACTS = 0.25, 0.09, 0.02  # shares of the sources
+TEAL = 0.08  # share of the pictures whose z band lost extended light with the sky
 JPEG = 0.8  # share of the pictures that came as JPEG, as the survey's viewer gives them
 NOISE = 0.45  # of the noise at the survey's nominal depth: most of it is deeper
 TRUTH = np.dtype(
@@ -142,7 +143,7 @@ def chunks(
 
 def _source(rng: np.random.Generator, size: int, pixel_scale: float) -> tuple[Map, View, bool]:
     """One picture before the stretch, (size, size, 3) in g, r, z [nanomaggy], and its view."""
-    seeing = float(max(2.8, rng.normal(1.12, 0.16) / pixel_scale))  # FWHM [pixel]
+    seeing = float(max(2.6, rng.normal(1.02, 0.14) / pixel_scale))  # FWHM [pixel]
     noise = (noise_per_pixel(seeing) * NOISE * np.exp(rng.normal(0, 0.2))).astype(np.float32)
     is_shred = bool(rng.random() < OFF_CENTRE)
     galaxy = draw_galaxy(rng, pixel_scale, large=is_shred)
@@ -159,13 +160,15 @@ def _source(rng: np.random.Generator, size: int, pixel_scale: float) -> tuple[Ma
         draw(scene, companion, rng)
         brightness = 10 ** (-0.25 * max(0.0, companion.magnitude - galaxy.magnitude))
     crowding = _add_field(scene, rng, pixel_scale)
+    if rng.random() < TEAL:
+        scene.light[BANDS.index("z")] *= np.float32(rng.uniform(0.5, 0.8))
     artifact = bool(rng.random() < ARTIFACTS)
     if artifact:
         _add_artifact(scene, rng)
     picture = scene.seen_through(seeing)
     picture += rng.standard_normal(picture.shape, np.float32) * noise
     picture += rng.normal(0, 0.06, 3).astype(np.float32) * noise
-    view = _view(scene, galaxy, seen, seeing, float(noise[1]))
+    view = look(scene, galaxy, seen, seeing, float(noise[1]))
     view = replace(view, companion=brightness, artifact=artifact, crowding=crowding)
     return picture, view, is_shred
 
@@ -289,7 +292,7 @@ def _irregular(galaxy: Galaxy, rng: np.random.Generator) -> Galaxy:
     return replace(
         galaxy,
         axis_ratio=float(rng.uniform(0.3, 0.9)),
-        disc=_colour(rng, 0.42, 0.18),
+        disc=_colour(rng, 0.36, 0.12),
         young=_colour(rng, 0.28, -0.25 if teal else 0.02),
         lumps=float(rng.uniform(0.1, 0.6)),
         patchiness=float(rng.uniform(0.1, 0.9)),
@@ -365,7 +368,7 @@ def _add_field(scene: Scene, rng: np.random.Generator, pixel_scale: float) -> fl
     faint = rng.poisson(14)
     _scatter(scene, rng, 24.4 - rng.exponential(1.1, faint), _faint_colours(rng, faint))
     stars = rng.poisson(14 if dense else 1.6)
-    magnitudes = np.maximum(22.8 - rng.exponential(1.7, stars), 13.5)
+    magnitudes = np.maximum(22.8 - rng.exponential(1.5, stars), 13.5)
     _scatter(scene, rng, magnitudes, _star_colours(rng, stars), sigmas=(0.0,))
     neighbours = rng.poisson(5 if cluster else 0.6)
     for _ in range(neighbours):
@@ -378,13 +381,13 @@ def _scatter(
     rng: np.random.Generator,
     magnitudes: NDArray[np.float64],
     colours: NDArray[np.float64],
-    sigmas: tuple[float, ...] = (0.0, SMALL),
+    sigmas: tuple[float, ...] = (0.0, 0.0, SMALL),
 ) -> None:
     places = rng.uniform(-scene.side / 2, scene.side / 2, (len(magnitudes), 2))
     fluxes = band_flux(magnitudes, colours)
-    which = rng.integers(0, len(sigmas), len(magnitudes))
-    for index, sigma in enumerate(sigmas):
-        scene.scatter(places[which == index], fluxes[which == index], sigma)
+    width = rng.choice(sigmas, len(magnitudes))
+    for sigma in set(sigmas):
+        scene.scatter(places[width == sigma], fluxes[width == sigma], sigma)
 
 
 def _faint_colours(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -448,7 +451,18 @@ def _add_artifact(scene: Scene, rng: np.random.Generator) -> None:
         scene.light[rng.integers(0, 3), :, :edge] = -0.01
 
 
-def _view(scene: Scene, galaxy: Galaxy, seen: dict[str, Map], seeing: float, noise: float) -> View:
+def look(scene: Scene, galaxy: Galaxy, seen: dict[str, Map], seeing: float, noise: float) -> View:
+    """Measure how strongly the parts of a galaxy show in the picture.
+
+    Parameters
+    ----------
+    seen : dict
+        As `galaxy_light.draw` gives it for this scene and galaxy.
+    seeing : float
+        FWHM [pixel]
+    noise : float
+        Of a pixel in r [nanomaggy].
+    """
     flux = 10 ** (0.4 * (ZERO_POINT - galaxy.magnitude))
     light = {name: part[scene.inside] for name, part in seen.items()}
     whole = float(light["all"].sum()) + 1e-9

@@ -304,7 +304,7 @@ def _add_knots(scene: Scene, galaxy: Galaxy, rng: np.random.Generator) -> None:
     places = knot_places(galaxy, galaxy.n_knots, rng)
     shares = rng.pareto(1.5, galaxy.n_knots) + 0.3
     shares *= galaxy.knots / shares.sum()
-    glow = rng.uniform(-0.25, 0.05, galaxy.n_knots)  # nebulae are brightest in g and r
+    glow = rng.uniform(-0.35, 0.0, galaxy.n_knots)  # nebulae are brightest in g and r
     colours = np.stack([galaxy.young[0] + 0.5 * glow, galaxy.young[1] + glow], 1)
     fluxes = band_flux(galaxy.magnitude, colours) * shares[:, None]
     small = rng.random(galaxy.n_knots) < 0.6
