@@ -1,6 +1,7 @@
 """Rows in the binary form of COPY, packed by NumPy: how, not what is in them.
 
-Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
+Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"; a `halfvec` is its
+length and a zero as 16-bit integers, then its numbers (pgvector, `halfvec_send`).
 """
 
 from __future__ import annotations
@@ -10,18 +11,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import REAL, BigInteger, Double, Integer, SmallInteger
 from sqlalchemy.types import TypeEngine
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 NULL = -1  # length of a field without a value
+VECTOR_ROW = [  # of two bigints and a halfvec, up to the numbers of the vector
+    *(("n_fields", ">i2"), ("length_first", ">i4"), ("first", ">i8")),
+    *(("length_second", ">i4"), ("second", ">i8")),
+    *(("length_vector", ">i4"), ("d", ">u2"), ("zero", ">u2")),
+]
+VECTOR_AT = 30  # byte of a row where `d` is
 NUMBERS: tuple[tuple[type, str], ...] = (  # subclasses first
     (SmallInteger, "i2"),
     (BigInteger, "i8"),
     (Integer, "i4"),
     (Double, "f8"),
     (REAL, "f4"),
+    (HALFVEC, "f2"),
 )
 
 
@@ -43,8 +52,9 @@ def pack_fields(
 
     Parameters
     ----------
-    fields : sequence of masked arrays, shape (n,)
-        Numbers of the width of their SQL type, or UTF-8 text as bytes; masked values are null.
+    fields : sequence of masked arrays, shape (n,), or (n, d) for vectors
+        Numbers of the width of their SQL type, or UTF-8 text as bytes; masked values are null,
+        and so is a vector if all its numbers are masked.
     n_fields : int
         What each row states as its number of fields: more than `fields` if others follow.
     """
@@ -55,23 +65,58 @@ def pack_fields(
         payload, lengths = _payload(field)
         parts += [_bytes_of(lengths, ">i4"), payload]
         needed += [np.ones((n, 4), dtype=bool), np.arange(payload.shape[1]) < lengths[:, None]]
-    keep = np.concatenate(needed, axis=1)
-    return np.concatenate(parts, axis=1)[keep], keep.sum(axis=1).cumsum()
+    keep, rows = np.concatenate(needed, axis=1), np.concatenate(parts, axis=1)
+    return rows.ravel() if keep.all() else rows[keep], keep.sum(axis=1).cumsum()
 
 
 def _payload(field: np.ma.MaskedArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Bytes of a column, shape (n, width), and how many of them count in each row."""
-    data, null = field.data, np.ma.getmaskarray(field)
+    data = field.data
+    null: NDArray[np.bool_] = np.ma.getmaskarray(field)
     if data.dtype.kind == "S":
         payload = np.ascontiguousarray(data).view(np.uint8).reshape(len(data), data.itemsize)
         lengths = np.strings.str_len(data)
     else:
         payload = _bytes_of(data, data.dtype.newbyteorder(">"))
-        lengths = np.full(len(data), data.itemsize)
+        if data.ndim == 2:
+            payload = np.hstack([np.tile(_vector_head(data.shape[1]), (len(data), 1)), payload])
+            null = np.all(null, axis=1)
+        lengths = np.full(len(data), payload.shape[1])
     return payload, np.where(null, NULL, lengths)
+
+
+def _vector_head(d: int) -> NDArray[np.uint8]:
+    """What comes before the numbers of a vector: how many they are, and a zero."""
+    return np.array([d, 0], ">u2").view(np.uint8)
 
 
 def _bytes_of(values: NDArray[Any], layout: Any) -> NDArray[np.uint8]:
     """Bytes of numbers in a given layout, shape (n, width)."""
     packed = np.ascontiguousarray(values.astype(layout))
-    return packed.view(np.uint8).reshape(len(values), packed.itemsize)
+    width = packed.itemsize * (packed.shape[1] if packed.ndim == 2 else 1)
+    return packed.view(np.uint8).reshape(len(values), width)
+
+
+def unpack_vectors(
+    data: bytes,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Unpack what COPY TO gave for two bigints and a halfvec, none of them null.
+
+    Returns
+    -------
+    (ndarray of int64, shape (n,), the same, ndarray of float32, shape (n, d))
+
+    Raises
+    ------
+    ValueError
+        The vectors are not all of the same length.
+    """
+    body = memoryview(data)[len(HEADER) : -len(TRAILER)]
+    d = int.from_bytes(body[VECTOR_AT : VECTOR_AT + 2], "big") if body else 0
+    layout = np.dtype([*VECTOR_ROW, ("vector", ">f2", (d,))])
+    n, rest = divmod(len(body), layout.itemsize)
+    rows = np.frombuffer(body, layout, n)
+    if rest or (rows["d"] != d).any():
+        raise ValueError(f"vectors of one model version must be alike in length; the first has {d}")
+    vectors = rows["vector"].astype("<f2").astype(np.float32)
+    return rows["first"].astype(np.int64), rows["second"].astype(np.int64), vectors

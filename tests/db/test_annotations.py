@@ -1,12 +1,15 @@
 """Results in: what arrives in the table, and what is refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from db import annotations
-from db.tables import Cutout, ModelVersion, Run, Shred
+from db.tables import N_REDUCED, Cutout, ModelVersion, Representation, Run, Shred
 from tests.builders import (
     make_cutout_block,
     make_cutout_set,
@@ -115,8 +118,9 @@ def test_two_writes_in_one_transaction_both_arrive(session: Session) -> None:
     ids = [source.id for source in make_sources(session, 2)]
 
     n = [write(session, run, [source_id], [0.5], [0]) for source_id in ids]
+    again = [write(session, run, [source_id], [0.5], [0]) for source_id in ids]
 
-    assert n == [1, 1]
+    assert (n, again) == ([1, 1], [0, 0])
 
 
 @pytest.mark.parametrize(
@@ -159,3 +163,91 @@ def test_a_source_that_a_better_set_shows_does_not_wait(session: Session) -> Non
     found = annotations.waiting(session, Shred, run.model_version_id, block.id, (0, 1), [better.id])
 
     assert found["source_id"].tolist() == [sources[1].id]
+
+
+def write_vectors(
+    session: Session,
+    run: Run,
+    source_ids: list[int],
+    embedding: NDArray,
+    reduced: NDArray,
+    flags: int = 0,
+) -> int:
+    columns = {
+        "embedding": embedding,
+        "reduced": reduced,
+        "flags": np.full(len(source_ids), flags),
+    }
+    ids, version_id = np.array(source_ids), run.model_version_id
+    return annotations.write(session, Representation, version_id, run.id, ids, columns)
+
+
+def stored_vectors(session: Session) -> dict[int, tuple[Any, Any, int]]:
+    table = Representation
+    rows = session.execute(
+        sa.select(table.source_id, table.embedding, table.reduced, table.ordinal)
+    )
+    return {source_id: tuple(rest) for source_id, *rest in rows}
+
+
+def test_vectors_arrive_as_halves_and_missing_ones_become_null(session: Session) -> None:
+    run = make_run(session)
+    ids = [source.id for source in make_sources(session, 3)]
+    embedding = np.array([[1, -2, 65504], [np.nan] * 3, [1 / 3, 1e-4, 0]], np.float32)
+    reduced = np.arange(3 * N_REDUCED, dtype=np.float32).reshape(3, -1)
+    reduced[1] = np.nan
+
+    n = write_vectors(session, run, ids, embedding, reduced)
+
+    found = stored_vectors(session)
+    assert n == 3
+    assert found[ids[1]][:2] == (None, None)
+    for row in (0, 2):
+        expected = embedding[row].astype(np.float16).tolist()
+        assert found[ids[row]][0] == pytest.approx(expected, rel=1e-6)
+        assert found[ids[row]][1] == reduced[row].tolist()
+    assert [found[source_id][2] for source_id in ids] == sorted(one[2] for one in found.values())
+
+
+def test_a_vector_of_an_encoder_without_components_is_stored_without_them(
+    session: Session,
+) -> None:
+    run = make_run(session)
+    [source] = make_sources(session, 1)
+
+    write_vectors(session, run, [source.id], np.ones((1, 3)), np.full((1, N_REDUCED), np.nan))
+
+    assert stored_vectors(session)[source.id][:2] == ([1, 1, 1], None)
+
+
+def test_a_vector_that_replaces_an_empty_row_counts_as_the_newest(session: Session) -> None:
+    run = make_run(session)
+    late, other = (source.id for source in make_sources(session, 2))
+    none = np.full((1, N_REDUCED), np.nan)
+    write_vectors(session, run, [late], none[:, :3], none, flags=1)
+    write_vectors(session, run, [other], np.ones((1, 3)), np.ones((1, N_REDUCED)))
+
+    n = write_vectors(session, run, [late, other], np.zeros((2, 3)), np.zeros((2, N_REDUCED)))
+
+    found = stored_vectors(session)
+    assert n == 1
+    assert found[late][0] == [0, 0, 0]
+    assert found[other][0] == [1, 1, 1]
+    assert found[late][2] > found[other][2]
+
+
+@pytest.mark.parametrize(
+    ("embedding", "message"),
+    [
+        ([[1, np.nan, 2]], "embedding: 1 vectors have some numbers that are not finite"),
+        ([[1, 2, -70000]], "embedding holds numbers up to 65504, not 70000"),
+    ],
+)
+def test_vectors_that_cannot_be_stored_are_refused(
+    session: Session, embedding: list[list[float]], message: str
+) -> None:
+    run = make_run(session)
+    [source] = make_sources(session, 1)
+
+    with pytest.raises(ValueError, match=message):
+        write_vectors(session, run, [source.id], np.array(embedding), np.ones((1, N_REDUCED)))
