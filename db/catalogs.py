@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from db import column_maps, source_rows
+from db import column_maps, source_rows, uploads
 from db.catalog_readers import CatalogError, CatalogFile, open_catalog
 from db.column_maps import BoundMap
 from db.tables import Catalog, Rejection, Source
@@ -127,6 +127,11 @@ def ingest(
     file = open_catalog(path)
     bound = BoundMap(column_map, file.columns, drop)
     name = name or (_stem(path) if _is_generic(column_map) else column_map["survey"])
+    if name == uploads.CATALOG:
+        raise CatalogError(
+            f"Catalog {name!r} is kept for images uploaded to search with. Choose another name "
+            "with --name."
+        )
     fingerprint = _fingerprint(path)
     with engine.connect() as guard:
         guard.detach()  # closing it, not giving it back, is what ends the lock

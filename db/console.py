@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from sqlalchemy import Engine, select
 
-from db import schema
+from db import schema, uploads
 from db.engine import create_engine
 from db.tables import Catalog
 
@@ -42,7 +42,8 @@ def open_database() -> Engine:
 def catalog_id(engine: Engine, name: str) -> int:
     """Return the number of a catalog, or name the catalogs there are."""
     with engine.connect() as connection:
-        ids = dict(connection.execute(select(Catalog.name, Catalog.id)).all())
+        ours = Catalog.survey != uploads.SURVEY
+        ids = dict(connection.execute(select(Catalog.name, Catalog.id).where(ours)).all())
     if name not in ids:
         there = ", ".join(sorted(ids)) or "none yet"
         raise click.ClickException(f"there is no catalog {name!r}; there are: {there}")

@@ -28,7 +28,9 @@ UNITS = {
 }
 
 
-def read_cutout(content: bytes, largest: int = LARGEST) -> tuple[np.ndarray, dict[str, Any]]:
+def read_cutout(
+    content: bytes, largest: int = LARGEST, largest_bytes: int = LARGEST_BYTES
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Read the first image of a FITS file, given its bytes.
 
     Its size is looked at before it is unpacked: a small file can unpack to gigabytes.
@@ -37,6 +39,8 @@ def read_cutout(content: bytes, largest: int = LARGEST) -> tuple[np.ndarray, dic
     ----------
     largest : int
         Longest side of the image [pixel].
+    largest_bytes : int
+        Most that its pixels may take, unpacked [byte].
 
     Returns
     -------
@@ -52,19 +56,19 @@ def read_cutout(content: bytes, largest: int = LARGEST) -> tuple[np.ndarray, dic
     """
     with fits.open(BytesIO(content)) as hdus:
         hdu = first_image(hdus)
-        _check_size(hdu.header, largest)
+        _check_size(hdu.header, largest, largest_bytes)
         try:
             return as_cutout(hdu.data), describe(hdu.header)
         except TypeError as error:  # "buffer is too small for requested array"
             raise ValueError(f"the file is cut short at {len(content)} bytes") from error
 
 
-def _check_size(header: fits.Header, largest: int) -> None:
+def _check_size(header: fits.Header, largest: int, largest_bytes: int) -> None:
     sides = [header[f"NAXIS{axis}"] for axis in range(1, header["NAXIS"] + 1)]
     n_bytes = math.prod(sides) * abs(header["BITPIX"]) // 8
-    if max(sides[:2]) > largest or n_bytes > LARGEST_BYTES:
+    if max(sides[:2]) > largest or n_bytes > largest_bytes:
         raise ValueError(
-            f"expected at most {largest} pixels on a side and {LARGEST_BYTES} bytes, but the image "
+            f"expected at most {largest} pixels on a side and {largest_bytes} bytes, but the image "
             f"has {' x '.join(map(str, sides))} pixels, {n_bytes} bytes"
         )
 

@@ -17,6 +17,7 @@ import numpy as np
 from sqlalchemy import Engine, NotNullable, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from db import uploads
 from db.annotations import NO_PIXELS
 from db.cutouts import CutoutFlag, Layout, Writer, create_set
 from db.tables import Catalog, Cutout, CutoutSet, Source
@@ -202,9 +203,11 @@ def _cutouts(cutout_set: CutoutSet) -> Select[int]:
 
 
 def _find_catalog(session: Session, name: str) -> Catalog:
-    catalog = session.scalar(select(Catalog).where(Catalog.name == name))
+    ours = Catalog.survey != uploads.SURVEY
+    catalog = session.scalar(select(Catalog).where(Catalog.name == name, ours))
     if catalog is None:
-        known = ", ".join(session.scalars(select(Catalog.name).order_by(Catalog.name).limit(20)))
+        names = select(Catalog.name).where(ours).order_by(Catalog.name).limit(20)
+        known = ", ".join(session.scalars(names))
         raise NothingToRead(
             f"there is no catalog {name!r}; the database has: {known or 'none yet'}. "
             "Bring it in first with `skygloss ingest catalog`."

@@ -6,7 +6,8 @@ names. Where pixels come from is the business of `db.cutout_folder`, `db.cutout_
 
 A block becomes visible in one step: its shard is written and synced to disk first, then one
 transaction adds the block and its cutouts. What a crash leaves behind is a shard that no row
-points to, and the next block overwrites it.
+points to, and the next block overwrites it. Blocks are never edited; those of uploaded images are
+discarded in the end (`db.uploads`).
 
 Row 0 of a cutout is its lowest, in the south, as in FITS; pictures are turned over on their way in.
 """
@@ -18,6 +19,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
@@ -202,14 +204,30 @@ class Writer:
     lock cannot seal anything.
     """
 
-    def __init__(self, engine: Engine, root: Path, cutout_set: CutoutSet, wait: float = 60) -> None:
-        """`wait` [s] is how long to wait for another writer of the set."""
+    def __init__(
+        self,
+        engine: Engine,
+        root: Path,
+        cutout_set: CutoutSet,
+        wait: float = 60,
+        capacity: int | None = None,
+    ) -> None:
+        """Prepare to write.
+
+        Parameters
+        ----------
+        wait : float
+            How long to wait for another writer of the set [s].
+        capacity : int, optional
+            Cutouts in a block, if the set has no pixels yet; default: the layout's.
+        """
         self.layout = layout_of(cutout_set)
         self._set_id = cutout_set.id
         self._name = cutout_set.name
         self._folder = root / cutout_set.store_path
         self._engine = engine
         self._wait = wait
+        self._capacity = capacity or self.layout.capacity
         self._source_ids: list[int] = []
         self._flags: list[int] = []
 
@@ -218,7 +236,7 @@ class Writer:
         self._connection.detach()  # closing it then ends the database session, and the lock with it
         try:
             _lock(self._connection, self._set_id, self._name, self._wait)
-            self._array = _create(self._folder, self.layout)
+            self._array = _create(self._folder, self.layout, self._capacity)
             # The capacity is the stored one: this code may have been given another since.
             self._pixels = np.zeros((_capacity(self._array), *self.layout.shape), self.layout.dtype)
         except BaseException:
@@ -245,23 +263,58 @@ class Writer:
         unreadable: then the new ones take their place, and workers look again where annotations
         said nothing for want of pixels (`db.annotations.lacks_row`).
         """
-        if pixels.shape != self.layout.shape or pixels.dtype != self.layout.dtype:
-            raise IncompatibleSet(
-                f"cutout set {self._name!r} holds {self.layout.dtype} pixels of shape "
-                f"{self.layout.shape} (h, w, b), but source {source_id} came with {pixels.dtype} "
-                f"pixels of shape {pixels.shape}"
-            )
+        self._check(pixels, f"source {source_id}")
         self._pixels[len(self._source_ids)] = pixels
         self._source_ids.append(source_id)
         self._flags.append(flags)
         if len(self._source_ids) == len(self._pixels):
             self._seal()
 
+    def append_new(
+        self, add_source: Callable[[Connection], int], pixels: np.ndarray, flags: int = 0
+    ) -> int:
+        """Add a source together with its cutout, shape (h, w, b), in a block of their own.
+
+        `add_source` adds the rows of the source and returns its id. It is called once the pixels
+        are on the disk, in the transaction that adds block and cutout: all of it happens, or none.
+        """
+        self._check(pixels, "a new source")
+        if self._source_ids:
+            self._seal()
+        number = self._next_number()
+        self._pixels[0], self._pixels[1:] = pixels, 0
+        _write_block(self._array, self._folder, number, self._pixels)
+        with self._connection.begin():
+            source_id = add_source(self._connection)
+            self._add_rows(number, [source_id], [flags])
+        return source_id
+
+    def discard(self, delete_rows: Callable[[Connection], Sequence[int]]) -> int:
+        """Delete blocks, and return how many: their rows first, then their pixels.
+
+        `delete_rows` deletes in one transaction whatever points to the blocks, and the blocks, and
+        returns their numbers. Nobody reuses a number meanwhile, because the writer is alone.
+        """
+        with self._connection.begin():
+            numbers = delete_rows(self._connection)
+        for number in numbers:
+            (self._folder / ARRAY / _key(self._array, number)).unlink(missing_ok=True)
+        return len(numbers)
+
+    def _check(self, pixels: np.ndarray, whose: str) -> None:
+        if pixels.shape != self.layout.shape or pixels.dtype != self.layout.dtype:
+            raise IncompatibleSet(
+                f"cutout set {self._name!r} holds {self.layout.dtype} pixels of shape "
+                f"{self.layout.shape} (h, w, b), but {whose} came with {pixels.dtype} "
+                f"pixels of shape {pixels.shape}"
+            )
+
     def _seal(self) -> None:
         number = self._next_number()
         self._pixels[len(self._source_ids) :] = 0
         _write_block(self._array, self._folder, number, self._pixels)
-        self._add_rows(number)
+        with self._connection.begin():
+            self._add_rows(number, self._source_ids, self._flags)
         self._source_ids.clear()
         self._flags.clear()
 
@@ -269,18 +322,17 @@ class Writer:
         with self._connection.begin():
             return int(self._connection.execute(NEXT_NUMBER, {"set": self._set_id}).scalar_one())
 
-    def _add_rows(self, number: int) -> None:
+    def _add_rows(self, number: int, source_ids: Sequence[int], flags: Sequence[int]) -> None:
         values: dict[str, Any] = {
             "set": self._set_id,
             "number": number,
-            "n": len(self._source_ids),
-            "sources": self._source_ids,
-            "flags": self._flags,
+            "n": len(source_ids),
+            "sources": source_ids,
+            "flags": flags,
         }
-        with self._connection.begin():
-            values["block"] = self._connection.execute(ADD_BLOCK, values).scalar_one()
-            self._connection.execute(ADD_CUTOUTS, values)
-            self._connection.execute(WAKE_WORKERS, {"channel": CHANNEL})
+        values["block"] = self._connection.execute(ADD_BLOCK, values).scalar_one()
+        self._connection.execute(ADD_CUTOUTS, values)
+        self._connection.execute(WAKE_WORKERS, {"channel": CHANNEL})
 
 
 NEXT_NUMBER = text(
@@ -318,7 +370,7 @@ def _lock(connection: Connection, set_id: int, name: str, wait: float) -> None:
         time.sleep(0.1)
 
 
-def _create(folder: Path, layout: Layout) -> zarr.Array:
+def _create(folder: Path, layout: Layout, capacity: int) -> zarr.Array:
     """Open the set's array for writing, made if need be."""
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
@@ -338,8 +390,8 @@ def _create(folder: Path, layout: Layout) -> zarr.Array:
     return group.create_array(
         ARRAY,
         shape=(0, *layout.shape),
-        shards=(layout.capacity, *layout.shape),
-        chunks=(layout.chunk, *layout.shape),
+        shards=(capacity, *layout.shape),
+        chunks=(min(layout.chunk, capacity), *layout.shape),
         dtype=layout.dtype,
         compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
         chunk_key_encoding={"name": "default", "separator": "."},  # one folder, one file per block

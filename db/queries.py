@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Row, RowMapping, Select, func, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session, aliased
 
+from db import uploads
 from db.annotations import NO_PIXELS
 from db.jobs import LEASE
 from db.pages import Column, Order, Page, Position, keyed, page, position
@@ -262,8 +263,10 @@ def model_version(session: Session, annotator: str, name: str) -> ModelVersion |
 
 
 def catalogs(session: Session) -> Sequence[Catalog]:
-    """Return every catalog by name."""
-    return session.scalars(select(Catalog).order_by(Catalog.name)).all()
+    """Return every catalog by name, but not that of uploaded images."""
+    return session.scalars(
+        select(Catalog).where(Catalog.survey != uploads.SURVEY).order_by(Catalog.name)
+    ).all()
 
 
 def catalog_files(session: Session) -> Sequence[CatalogFile]:
@@ -357,6 +360,7 @@ def _no_probability(version_id: int | None) -> ColumnElement[bool]:
 
 
 def _conditions(selection: Selection, version_id: int | None) -> Iterator[ColumnElement[bool]]:
+    yield Source.ra.is_not(None)  # uploaded images have no position
     if selection.catalog_id is not None:
         yield Source.catalog_id == selection.catalog_id
     if selection.survey_id is not None:

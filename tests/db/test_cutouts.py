@@ -300,7 +300,7 @@ def add_in_a_process(url: str, root: Path, set_id: int, source_ids: list[int], d
         cutout_set = session.get_one(CutoutSet, set_id)
     with Writer(engine, root, cutout_set) as writer:
         if die:
-            writer._add_rows = lambda number: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+            writer._add_rows = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
         for source_id in source_ids:
             writer.append(source_id, pixels_that_say(source_id))
 

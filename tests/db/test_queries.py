@@ -256,7 +256,7 @@ def large(shared_engine: Engine) -> Iterator[Session]:
                 block = make_cutout_block(session, cutout_set, [], number=number)
                 values = {"set": cutout_set.id, "block": block.id, "first": number * 1000}
                 session.execute(text(LARGE_CUTOUTS), values | {"catalog": catalog.id})
-            session.execute(text("ANALYZE source, shred, cutout, catalog"))
+            session.execute(text("ANALYZE source, shred, cutout, catalog, representation"))
             yield session
         transaction.rollback()
 
