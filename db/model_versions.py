@@ -79,6 +79,25 @@ def current(session: Session, annotators: Sequence[str]) -> Sequence[ModelVersio
     ).all()
 
 
+def chosen(session: Session, annotators: Sequence[str], name: str | None) -> Sequence[ModelVersion]:
+    """Return the versions of this name, or the current ones if it is None; see `current`.
+
+    Raises
+    ------
+    UnknownVersion
+        None of these annotators has a version of this name.
+    """
+    if name is None:
+        return current(session, annotators)
+    known = [version for version in listed(session) if version.annotator in annotators]
+    if found := [version for version in known if version.name == name]:
+        return found
+    raise UnknownVersion(
+        f"no version {name!r} of {' or '.join(annotators)} is registered; known: "
+        f"{', '.join(version.name for version in known) or 'none'}"
+    )
+
+
 def promote(session: Session, annotator: str, name: str) -> ModelVersion:
     """Make a registered version the current one; to go back, promote the one before.
 

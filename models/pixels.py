@@ -132,6 +132,19 @@ def fit(
     return result.astype(pixels.dtype)
 
 
+def resize(pictures: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Stretch or shrink whole pictures (n, h, w, b) to (n, size, size, b), without aliasing.
+
+    The filter is a triangle as wide as the coarser pixel, as `fit` has it, cut off at the border.
+    """
+    h, w = pictures.shape[1:3]
+    if (h, w) == (size, size):
+        return pictures
+    rows, columns = (_resampling(side, size, side / size) for side in (h, w))
+    rows, columns = (each / each.sum(1, keepdims=True) for each in (rows, columns))
+    return np.einsum("yh,nhwb,xw->nyxb", rows, pictures, columns, optimize=True)
+
+
 def missing_border(
     shape: tuple[int, int], pixel_scale: float, size: int, target_scale: float
 ) -> float:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,11 @@ class Card:
     def as_dict(self) -> dict[str, Any]:
         """The card as plain values, ready for JSON."""
         return asdict(self)
+
+
+def from_dict(stored: Mapping[str, Any]) -> Card:
+    """Rebuild a card from plain values, leaving out what others added to them."""
+    return Card(**{key.name: stored[key.name] for key in fields(Card) if key.name in stored})
 
 
 def cards(annotator: str | None = None, path: Path = CARDS) -> list[Card]:
@@ -124,12 +130,17 @@ def verify(card: Card) -> None:
     ------
     FileNotFoundError, ChecksumError
     """
-    if not card.path.is_file():
-        raise FileNotFoundError(f"the weights of {card.name} should be at {card.path}: not there")
-    found = sha256(card.path)
-    if found != card.sha256:
+    verify_file(card.path, card.sha256, f"the weights of {card.name}")
+
+
+def verify_file(path: Path, expected: str, what: str) -> None:
+    """Make sure that a file has the SHA-256 expected of it; raises as `verify` does."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{what} should be at {path}: not there")
+    found = sha256(path)
+    if found != expected:
         raise ChecksumError(
-            f"the weights of {card.name} in {card.path} should have SHA-256 {card.sha256}, "
+            f"{what} in {path} should have SHA-256 {expected}, "
             f"but have {found}: restore the file, or register it as a new version"
         )
 

@@ -19,6 +19,8 @@ from sqlalchemy.orm import Session
 from db import console, jobs, model_versions
 from db.engine import session_factory
 from db.home import pixels
+from db.tables import ModelVersion
+from models.encoders import EncoderError
 from models.registry import ChecksumError
 from workers import supply
 from workers.annotators import ANNOTATORS
@@ -34,6 +36,10 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL = 1.0  # seconds between looks at how far the work is
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
+REASONS = (  # not to work, which explain themselves
+    *(WorkerStopped, model_versions.VersionConflict, model_versions.UnknownVersion),
+    *(ChecksumError, EncoderError),
+)
 NAMES = [annotator.name for annotator in ANNOTATORS]
 
 
@@ -46,6 +52,10 @@ def how_to_work(command: Callable[..., None]) -> Callable[..., None]:
             multiple=True,
             type=click.Choice(NAMES),
             help="Only this annotator; may be repeated.  [default: all]",
+        ),
+        click.option(
+            "--version",
+            help="Only versions of this name, such as a candidate.  [default: the current ones]",
         ),
         click.option(
             "--batch-size",
@@ -67,7 +77,9 @@ def how_to_work(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @how_to_work
-def worker(names: Sequence[str], batch_size: int | None, precision: str) -> None:
+def worker(
+    names: Sequence[str], version: str | None, batch_size: int | None, precision: str
+) -> None:
     """Keep annotating whatever arrives, until stopped.
 
     Any number of workers on any number of machines share the work; each needs DATABASE_URL and the
@@ -75,7 +87,8 @@ def worker(names: Sequence[str], batch_size: int | None, precision: str) -> None
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    _run(console.open_database(), names, batch_size, Options(precision=precision))
+    options = Options(precision=precision, version=version)
+    _run(console.open_database(), names, batch_size, options)
 
 
 @click.command()
@@ -87,6 +100,7 @@ def worker(names: Sequence[str], batch_size: int | None, precision: str) -> None
 def annotate(
     catalog: str | None,
     names: Sequence[str],
+    version: str | None,
     batch_size: int | None,
     precision: str,
     retry: bool,
@@ -96,20 +110,23 @@ def annotate(
     """Annotate what waits, of CATALOG or of all, with a progress bar, then stop."""
     engine = console.open_database()
     catalog_id = console.catalog_id(engine, catalog) if catalog else None
+    options = Options(precision=precision, until_idle=True, catalog_id=catalog_id, version=version)
     chosen = _chosen(names)
     for wanted, act in ((retry, _retry), (verify, _verify)):
         if wanted:
-            with session_factory(engine).begin() as session:
-                act(session, chosen, catalog_id)
-    options = Options(precision=precision, until_idle=True, catalog_id=catalog_id)
+            with (
+                session_factory(engine).begin() as session,
+                console.friendly_errors(model_versions.UnknownVersion),
+            ):
+                act(session, chosen, options)
     bar = Progress(*console.BAR, console=Console(stderr=True))
     handler = RichHandler(console=bar.console, show_path=False, level=logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     with bar:
-        follower = Follower(bar, engine, chosen, catalog_id)
+        follower = Follower(bar, engine, chosen, options)
         tally = _run(engine, names, batch_size, options, follower)
         follower.look()
-    _report(engine, tally, chosen, catalog_id, as_json)
+    _report(engine, tally, chosen, options, as_json)
 
 
 class Follower:
@@ -124,11 +141,11 @@ class Follower:
         bar: Progress,
         engine: Engine,
         annotators: Sequence[type[Annotator]],
-        catalog_id: int | None = None,
+        options: Options | None = None,
     ) -> None:
         self._bar = bar
         self._task = bar.add_task("annotating", total=None)
-        self._progress = partial(_progress, engine, annotators, catalog_id)
+        self._progress = partial(_progress, engine, annotators, options or Options())
         self._due = 0.0
 
     def __call__(self, _n: int) -> None:
@@ -153,11 +170,11 @@ def _report(
     engine: Engine,
     tally: Tally,
     annotators: Sequence[type[Annotator]],
-    catalog_id: int | None,
+    options: Options,
     as_json: bool,
 ) -> None:
     """Say what was done; exit code 1 if something failed for good."""
-    found = _progress(engine, annotators, catalog_id)
+    found = _progress(engine, annotators, options)
     n_failed = sum(one.n_failed for one in found)
     if as_json:
         click.echo(json.dumps({"n_annotated": tally.n_annotated, "n_failed": n_failed}))
@@ -174,12 +191,12 @@ def _report(
 
 
 def _progress(
-    engine: Engine, annotators: Sequence[type[Annotator]], catalog_id: int | None
+    engine: Engine, annotators: Sequence[type[Annotator]], options: Options
 ) -> list[jobs.Progress]:
-    names = {annotator.name for annotator in annotators}
     with session_factory(engine)() as session:
-        found = jobs.progress(session, _set_ids(session, catalog_id) if catalog_id else None)
-    return [one for one in found if one.annotator in names and one.state == "current"]
+        ids = {version.id for version in _versions(session, annotators, options)}
+        found = jobs.progress(session, _set_ids(session, options) if options.catalog_id else None)
+    return [one for one in found if one.model_version_id in ids]
 
 
 def _run(
@@ -198,7 +215,7 @@ def _run(
     runner = Runner(engine, pixels(), _chosen(names), options, device, progress=progress)
     try:
         return runner.run()
-    except (WorkerStopped, model_versions.VersionConflict, ChecksumError) as error:
+    except REASONS as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -206,23 +223,28 @@ def _chosen(names: Sequence[str]) -> list[type[Annotator]]:
     return [annotator for annotator in ANNOTATORS if not names or annotator.name in names]
 
 
-def _set_ids(session: Session, catalog_id: int | None) -> list[int]:
-    return [cutout_set.id for cutout_set in supply.cutout_sets(session, catalog_id)]
+def _set_ids(session: Session, options: Options) -> list[int]:
+    return [cutout_set.id for cutout_set in supply.cutout_sets(session, options.catalog_id)]
 
 
-def _retry(session: Session, annotators: Sequence[type[Annotator]], catalog_id: int | None) -> None:
-    versions = model_versions.current(session, [annotator.name for annotator in annotators])
-    n = jobs.retry(session, [version.id for version in versions], _set_ids(session, catalog_id))
+def _versions(
+    session: Session, annotators: Sequence[type[Annotator]], options: Options
+) -> Sequence[ModelVersion]:
+    names = [annotator.name for annotator in annotators]
+    return model_versions.chosen(session, names, options.version)
+
+
+def _retry(session: Session, annotators: Sequence[type[Annotator]], options: Options) -> None:
+    ids = [version.id for version in _versions(session, annotators, options)]
+    n = jobs.retry(session, ids, _set_ids(session, options))
     click.echo(f"{n} failed jobs are tried once more", err=True)
 
 
-def _verify(
-    session: Session, annotators: Sequence[type[Annotator]], catalog_id: int | None
-) -> None:
+def _verify(session: Session, annotators: Sequence[type[Annotator]], options: Options) -> None:
     by_name = {annotator.name: annotator for annotator in annotators}
-    sets = supply.cutout_sets(session, catalog_id)
+    sets = supply.cutout_sets(session, options.catalog_id)
     n = 0
-    for version in model_versions.current(session, list(by_name)):
+    for version in _versions(session, annotators, options):
         annotator = by_name[version.annotator]
         for set_id, better in supply.supply(version, annotator, sets).better.items():
             n += jobs.verify(session, version.id, annotator.table, set_id, better)

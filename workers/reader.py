@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from db import jobs, model_versions
+from db import jobs
 from db.cutouts import BlockDamaged, BlockMissing
 from db.jobs import Claim
 from db.tables import CutoutSet, ModelVersion
@@ -77,11 +77,10 @@ class Reader:
 
     def _renew(self, session: Session) -> tuple[int, int]:
         sets = supply.cutout_sets(session, self.station.options.catalog_id)
-        current = model_versions.current(session, list(self.station.annotators))
         self._sets = {cutout_set.id: cutout_set for cutout_set in sets}
         self._supplies = {
             version.id: supply.supply(version, self.station.annotators[version.annotator], sets)
-            for version in current
+            for version in self.station.versions(session)
             if self._has_weights(version)
         }
         n_new = sum(supply.enqueue(session, each) for each in self._supplies.values())
@@ -161,10 +160,11 @@ class Reader:
         if version.id not in self._strangers:
             self._strangers.add(version.id)
             log.warning(
-                "annotator=%s version=%s is current, but this worker has no weights for it: "
-                "bring it to the version of Skygloss that has",
+                "annotator=%s version=%s is wanted, but this worker has no weights for it: "
+                "bring it to the version of Skygloss that has, or the file to %s",
                 version.annotator,
                 version.name,
+                version.card.get("weights"),
             )
         return False
 

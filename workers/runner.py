@@ -143,13 +143,14 @@ class Runner:
 
     def _register(self, session: Session, name: str, annotator: type[Annotator]) -> None:
         known = self.station.cards(name)
-        if not known:
-            raise WorkerStopped(f"annotator {name} has no card in models/weights.toml")
         for card in known:
             content = {**card.as_dict(), **annotator.description()}
             model_versions.register(session, name, card.name, card.sha256, content)
         current = model_versions.current(session, [name])
-        if not current:
+        if not known:
+            if not current:
+                log.warning("annotator=%s version=none (skygloss models register %s)", name, name)
+        elif not current:
             model_versions.promote(session, name, known[0].name)
         elif known[0].state == "current" and known[0].name != current[0].name:
             log.warning(
@@ -158,18 +159,24 @@ class Runner:
             )
 
     def _check_weights(self, session: Session) -> None:
-        """Make sure that there is a current version that this worker has the weights of."""
-        current = model_versions.current(session, list(self.station.annotators))
-        if any(self.station.has_weights(version) for version in current):
+        """Make sure that there is a version to work with that this worker has the weights of."""
+        wanted = self.station.versions(session)
+        if any(self.station.has_weights(version) for version in wanted):
             return
+        names = ", ".join(self.station.annotators)
+        if not wanted:
+            raise WorkerStopped(
+                f"no version of {names} is registered, and none ships: bring one in with "
+                "skygloss models register"
+            )
         choices = [
-            f"skygloss models promote {name} {self.station.cards(name)[0].name}"
+            f"skygloss models promote {name} {card.name}"
             for name in self.station.annotators
+            for card in self.station.cards(name)[:1]
         ]
         raise WorkerStopped(
-            f"the current version of {', '.join(self.station.annotators)} is "
-            f"{', '.join(version.name for version in current)}, and its weights are not here. "
-            f"To go on with those that are: {'; '.join(choices)}"
+            f"the wanted version of {names} is {', '.join(version.name for version in wanted)}, "
+            f"and its weights are not here. To go on with those that are: {'; '.join(choices)}"
         )
 
     def _thread(self, name: str, act: Callable[[], None]) -> threading.Thread:

@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
+from db import model_versions
 from db.jobs import BACK_OFF, LEASE, Claim
 from db.tables import ModelVersion
 from models.registry import Card
@@ -24,6 +27,7 @@ class Options:
     back_off: float = BACK_OFF  # seconds before a failed job is tried again
     until_idle: bool = False  # stop when nothing is left, rather than wait for more
     catalog_id: int | None = None  # only this catalog
+    version: str | None = None  # only versions of this name, rather than the current ones
 
 
 @dataclass
@@ -39,10 +43,17 @@ class Station:
     worker_id: int = 0
     held: Held = field(default_factory=Held)
 
+    def versions(self, session: Session) -> Sequence[ModelVersion]:
+        """The versions to work with, whether their weights are here or not."""
+        return model_versions.chosen(session, list(self.annotators), self.options.version)
+
     def has_weights(self, version: ModelVersion) -> bool:
-        """Whether one of the cards here is this version's."""
+        """Whether this version's card is one of those here, or names a file that is here."""
         known = {(card.name, card.sha256) for card in self.cards(version.annotator)}
-        return (version.name, version.weights_sha256) in known
+        registered = Path(version.card.get("weights", ""))
+        return (version.name, version.weights_sha256) in known or (
+            registered.is_absolute() and registered.is_file()
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from db import jobs, model_versions
 from db.tables import CutoutSet, ModelVersion
-from workers.annotators.base import Annotator
+from workers.annotators.base import Annotator, Inputs
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,23 @@ def cutout_sets(session: Session, catalog_id: int | None = None) -> Sequence[Cut
 
 def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[CutoutSet]) -> Supply:
     """Rank the sets of each catalog for an annotator, and refuse those of catalogs without any."""
+    inputs = annotator.inputs_of(version.card)
     better: dict[int, tuple[int, ...]] = {}
     unused: list[int] = []
     refused: dict[int, str] = {}
     for _, members in groupby(sets, key=lambda cutout_set: cutout_set.catalog_id):
         of_catalog = list(members)
-        problems = {s.id: annotator.inputs.mismatch(s) for s in of_catalog}
+        problems = {s.id: inputs.mismatch(s) for s in of_catalog}
         serving = [s for s in of_catalog if problems[s.id] is None]
-        serving.sort(key=lambda s: (annotator.inputs.misfit(s), s.id))
+        serving.sort(key=lambda s: (inputs.misfit(s), s.id))
         ranked = tuple(s.id for s in serving)
         better |= {set_id: ranked[:rank] for rank, set_id in enumerate(ranked)}
         if serving:
             unused += [set_id for set_id in problems if set_id not in ranked]
         else:
-            refused |= dict.fromkeys(problems, _refusal(annotator, of_catalog, problems))
+            refused |= dict.fromkeys(
+                problems, _refusal(annotator.name, inputs, of_catalog, problems)
+            )
     return Supply(version, annotator, better, unused, refused)
 
 
@@ -73,10 +76,10 @@ def enqueue(session: Session, supply: Supply) -> int:
 
 
 def _refusal(
-    annotator: type[Annotator], sets: Sequence[CutoutSet], problems: Mapping[int, str | None]
+    name: str, inputs: Inputs, sets: Sequence[CutoutSet], problems: Mapping[int, str | None]
 ) -> str:
     found = "; ".join(f"{s.name!r}: {problems[s.id]}" for s in sets)
     return (
-        f"{annotator.name} wants {annotator.inputs}, and no cutout set of this catalog serves: "
+        f"{name} wants {inputs}, and no cutout set of this catalog serves: "
         f"{found}. Ingest cutouts that do (skygloss ingest cutouts)"
     )

@@ -4,7 +4,7 @@ import pytest
 
 from db.tables import Cutout, Shred
 from web import formats
-from workers.annotators.shreds import ShredFlag
+from workers.annotators.pictures import PictureFlag
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_units_are_taken_from_the_comment() -> None:
 def test_every_flag_of_the_annotator_has_words_in_the_column_comment() -> None:
     comment = Shred.__table__.c.flags.comment
 
-    for flag in ShredFlag:
+    for flag in PictureFlag:
         assert formats.flag_words(int(flag), comment) != f"flag {int(flag)}"
     assert formats.flag_words(1 | 8, comment) == "no image, no signal"
 

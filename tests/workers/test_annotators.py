@@ -10,27 +10,32 @@ from db.annotations import NO_PIXELS, result_columns
 from db.cutouts import CutoutFlag
 from db.tables import ModelVersion
 from models import registry
-from tests.workers.fake import FakeAnnotator
+from models.registry import Card
+from tests.encoders import make_card
+from tests.workers.fake import FakeAnnotator, fake_cards
 from workers import device
 from workers.annotators import ANNOTATORS
 from workers.annotators.base import Annotator, CutoutBatch, DataFlag
-from workers.annotators.shreds import PIXEL_SCALE, SIZE, ShredFlag, Shreds
+from workers.annotators.pictures import PictureFlag
+from workers.annotators.shreds import PIXEL_SCALE, SIZE, Shreds
 
 EVERY = [*ANNOTATORS, FakeAnnotator]
 
 
 @pytest.fixture(scope="module")
-def loaded() -> dict[str, Annotator]:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Annotator]:
     """Every annotator with its current weights."""
-    return {annotator.name: _load(annotator) for annotator in EVERY}
+    shipped = {annotator.name: registry.cards(annotator.name)[:1] for annotator in ANNOTATORS}
+    others = {
+        "fake": fake_cards("fake"),
+        "representations": [make_card(tmp_path_factory.mktemp("tiny"))],
+    }
+    return {each.name: _load(each, (shipped | others)[each.name][0]) for each in EVERY}
 
 
-def _load(annotator: type[Annotator]) -> Annotator:
+def _load(annotator: type[Annotator], card: Card) -> Annotator:
     instance = annotator(batch_size=4)
-    name = "mean.v1"
-    if annotator in ANNOTATORS:
-        name = registry.find(annotator.name).name
-    instance.load(ModelVersion(annotator=annotator.name, name=name))
+    instance.load(ModelVersion(annotator=annotator.name, card=card.as_dict()))
     return instance
 
 
@@ -151,7 +156,8 @@ def test_a_missing_image_is_flagged_and_its_neighbours_are_not(
 
     assert ((columns["flags"] != 0) == missing).all()
     for output in annotator.outputs:
-        assert (np.isnan(columns[output.column]) == missing).all()
+        values = columns[output.column].reshape(n, -1)
+        assert (np.isnan(values) == missing[:, None]).all()
 
 
 @pytest.mark.parametrize("annotator", ANNOTATORS)
@@ -176,9 +182,9 @@ def test_shreds_never_has_more_pictures_at_once_than_a_call_takes(
         return predict(model, pictures, batch_size)
 
     monkeypatch.setattr(shreds, "_predict", watched)
-    monkeypatch.setattr("workers.annotators.shreds.PART", 4)
+    monkeypatch.setattr("workers.annotators.pictures.PART", 4)
     in_pieces = shreds.annotate(batch)
-    monkeypatch.setattr("workers.annotators.shreds.PART", 9)
+    monkeypatch.setattr("workers.annotators.pictures.PART", 9)
     whole = shreds.annotate(batch)
 
     assert lengths == [4, 4, 1, 9]
@@ -187,7 +193,7 @@ def test_shreds_never_has_more_pictures_at_once_than_a_call_takes(
 
 
 def test_a_network_that_gives_no_number_is_an_error_and_not_a_silent_null() -> None:
-    broken = _load(Shreds)
+    broken = _load(Shreds, registry.find("shreds"))
     last = broken._model.trainable_weights[-1]  # type: ignore[attr-defined]
     last.assign(np.full(last.shape, np.nan))
 
@@ -202,7 +208,7 @@ def test_shreds_in_half_precision_says_nearly_the_same(
 
     device.prepare("mixed_float16")
     try:
-        half = _load(Shreds)
+        half = _load(Shreds, registry.find("shreds"))
     finally:
         keras.config.set_dtype_policy("float32")
 
@@ -249,8 +255,8 @@ def test_shreds_takes_pixels_without_a_value_for_sky_and_says_so(
     p_shred, flags = annotate_shreds(loaded, flux_batch(flux))
 
     assert flags.tolist() == [
-        ShredFlag.NOT_FINITE,
-        ShredFlag.NOT_FINITE | ShredFlag.NO_SIGNAL,
+        PictureFlag.NOT_FINITE,
+        PictureFlag.NOT_FINITE | PictureFlag.NO_SIGNAL,
     ]
     assert np.isnan(p_shred).tolist() == [False, True]
 
@@ -263,7 +269,7 @@ def test_shreds_says_nothing_about_an_image_without_signal(
 
     p_shred, flags = annotate_shreds(loaded, flux_batch(flux))
 
-    assert flags[0] & ShredFlag.NO_SIGNAL
+    assert flags[0] & PictureFlag.NO_SIGNAL
     assert np.isnan(p_shred).tolist() == [True, False]
 
 
@@ -274,8 +280,8 @@ def test_shreds_flags_a_field_that_is_cut_off(loaded: dict[str, Annotator], flux
     _, of_small = annotate_shreds(loaded, flux_batch(small))
     _, of_edge = annotate_shreds(loaded, flux_batch(flux, cutout_flags=outside))
 
-    assert of_small.tolist() == [ShredFlag.PARTIAL] * 2
-    assert of_edge.tolist() == [ShredFlag.PARTIAL, 0]
+    assert of_small.tolist() == [PictureFlag.PARTIAL] * 2
+    assert of_edge.tolist() == [PictureFlag.PARTIAL, 0]
 
 
 def test_shreds_resamples_other_scales_and_says_so(
@@ -286,7 +292,7 @@ def test_shreds_resamples_other_scales_and_says_so(
     p_shred, flags = annotate_shreds(loaded, flux_batch(fine, pixel_scale=PIXEL_SCALE / 2))
     direct, _ = annotate_shreds(loaded, flux_batch(flux))
 
-    assert flags.tolist() == [ShredFlag.RESAMPLED] * 2
+    assert flags.tolist() == [PictureFlag.RESAMPLED] * 2
     assert p_shred == pytest.approx(direct, abs=0.1)
 
 
@@ -300,7 +306,7 @@ def test_shreds_flags_what_the_store_could_not_read(loaded: dict[str, Annotator]
 
     p_shred, flags = annotate_shreds(loaded, batch)
 
-    assert flags.tolist() == [ShredFlag.UNREADABLE, 0]
+    assert flags.tolist() == [PictureFlag.UNREADABLE, 0]
     assert np.isnan(p_shred).tolist() == [True, False]
 
 

@@ -4,7 +4,7 @@ Claiming, transactions, retries, logging and timing are in `workers.runner`, onc
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -157,6 +157,11 @@ class Annotator(ABC):
     @abstractmethod
     def annotate(self, batch: CutoutBatch) -> Columns:
         """Return a value per source for every output, and `flags` (int32)."""
+
+    @classmethod
+    def inputs_of(cls, card: Mapping[str, Any]) -> Inputs:
+        """Return the pixels that a version wants, by its card: for most the same as any other."""
+        return cls.inputs
 
     @classmethod
     def description(cls) -> dict[str, Any]:

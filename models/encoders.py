@@ -1,0 +1,441 @@
+"""Any encoder as arrays to arrays: the shipped ones, a Keras file, an ONNX file.
+
+What pictures a file takes is described by a `Form`, since a file does not say; what it gives is
+pooled to one vector and reduced to principal components (`models.reduction`). Which encoder there
+is, and whether anybody uses it, is in the cards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import pixels, registry
+from models.reduction import Reduction
+
+if TYPE_CHECKING:
+    import keras
+
+CHANNELS = ("rgb", "grey")
+SCALES = {"0-255": (1.0, 0.0), "0-1": (1 / 255, 0.0), "-1-1": (1 / 127.5, -1.0)}  # factor, offset
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # mean, sigma; from 0-1
+    "none": ((0.0,), (1.0,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+LAYOUTS = ("auto", "nchw", "nhwc")
+POOLS = ("auto", "mean", "cls")
+MAX_LENGTH = 16_000  # numbers that a halfvec can hold
+ONNX_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+Shape = tuple[int | None, ...]  # None where any number will do
+
+
+class EncoderError(ValueError):
+    """An encoder's file cannot be used, or not as it was described; the message says why."""
+
+
+class Encoder(Protocol):
+    """What `load` gives."""
+
+    def encode(
+        self, pictures: NDArray[np.uint8], batch_size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Embedding (n, d) and reduced vector (n, 40) of pictures (n, s, s, 3); n may be 0."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an encoder's file takes and gives, as its user describes it.
+
+    Pictures are resized to `size` pixels, become grey if so wanted, and go from 0-255 to `scale`
+    and `normalise`. `layout` and `pool` are found from shapes unless given; `output` need be named
+    only if the network has several.
+    """
+
+    size: int  # pixel
+    channels: str = "rgb"  # or grey: the mean of the colours
+    scale: str = "0-1"
+    normalise: str = "none"
+    layout: str = "auto"
+    output: str = ""
+    pool: str = "auto"
+
+    def __post_init__(self) -> None:
+        choices: dict[str, Sequence[str]] = {
+            "channels": CHANNELS,
+            "scale": list(SCALES),
+            "normalise": list(NORMALISATIONS),
+            "layout": LAYOUTS,
+            "pool": POOLS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise EncoderError(
+                    f"{name} must be {' or '.join(known)}, not {getattr(self, name)!r}"
+                )
+        if self.normalise != "none" and self.scale != "0-1":
+            raise EncoderError(
+                f"normalise {self.normalise} is for pixels from 0 to 1, but scale is {self.scale}"
+            )
+
+    def __str__(self) -> str:
+        words = [f"{self.size} x {self.size} pixels", self.channels, self.scale]
+        words += [f"normalised for {self.normalise}"] if self.normalise != "none" else []
+        return ", ".join(words)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form as plain values, ready for a card."""
+        return asdict(self)
+
+
+class Network(Protocol):
+    """A network as its file has it: one picture batch in, named outputs out."""
+
+    input_name: str
+    input_shape: Shape
+    input_type: type[np.generic]
+    outputs: dict[str, Shape]
+
+    def run(self, x: NDArray, output: str) -> NDArray:
+        """One output for a batch."""
+
+
+def load(card: registry.Card) -> Encoder:
+    """Load the encoder of a card, after checking its files.
+
+    Raises
+    ------
+    FileNotFoundError, registry.ChecksumError, EncoderError
+    """
+    if card.path.suffix not in NETWORKS:
+        return Shipped(registry.load(card))
+    registry.verify(card)
+    described = dict(card.build)
+    reduction = Reduction.load(Path(described.pop("reduction")), described.pop("reduction_sha256"))
+    return FileEncoder(card.path, Form(**described), reduction)
+
+
+class Shipped:
+    """An encoder of `models.representations`, whose last layer is the reduction."""
+
+    def __init__(self, model: keras.Model) -> None:
+        from models import representations
+
+        self._model = model
+        self._encode = representations.encode
+
+    def encode(
+        self, pictures: NDArray[np.uint8], batch_size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `Encoder`."""
+        return self._encode(self._model, pictures, batch_size)
+
+
+class FileEncoder:
+    """An encoder from a Keras or ONNX file.
+
+    Parameters
+    ----------
+    path : Path
+    form : Form
+    reduction : Reduction, optional
+        Needed by `encode`, not by `embed`.
+
+    Raises
+    ------
+    EncoderError
+        The file cannot be read, or does not take or give what was described.
+    """
+
+    def __init__(self, path: Path, form: Form, reduction: Reduction | None = None) -> None:
+        self.form = form
+        self.reduction = reduction
+        self.network = open_network(path)
+        self.output = _output(self.network, form)
+        self.is_channels_first = _is_channels_first(self.network, form)
+        self._n_channels = _n_channels(self.network, form, self.is_channels_first)
+        blank = np.zeros((1, form.size, form.size, 3), np.uint8)
+        self.length = self._embed(blank).shape[1]
+        if self.length > MAX_LENGTH:
+            raise EncoderError(
+                f"vectors of {self.length} numbers are too long, {MAX_LENGTH} is the most: "
+                "choose an output that is pooled"
+            )
+
+    def embed(self, pictures: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:
+        """Vector of each picture.
+
+        Parameters
+        ----------
+        pictures : ndarray of uint8, shape (n, s, s, 3)
+            As `pixels.to_rgb` makes them, beginning at the top.
+        batch_size : int
+            Pictures per call, unless the file has a number of its own.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, d)
+        """
+        step = self.network.input_shape[0] or batch_size
+        parts = [np.empty((0, self.length), np.float32)]
+        for start in range(0, len(pictures), step):
+            parts.append(self._embed(pictures[start : start + step]))
+        return np.concatenate(parts)
+
+    def encode(
+        self, pictures: NDArray[np.uint8], batch_size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `Encoder`."""
+        assert self.reduction is not None
+        embedding = self.embed(pictures, batch_size)
+        return embedding, self.reduction.apply(embedding)
+
+    def _embed(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        x = prepare(pictures, self.form)  # (n, s, s, c)
+        if x.shape[-1] != self._n_channels:
+            x = np.repeat(x, self._n_channels, axis=-1)
+        if self.is_channels_first:
+            x = np.moveaxis(x, -1, 1)  # (n, c, s, s)
+        n, fixed = len(x), self.network.input_shape[0] or 0
+        if n < fixed:
+            x = np.concatenate([x, np.repeat(x[-1:], fixed - n, axis=0)])
+        found = self.network.run(x.astype(self.network.input_type), self.output)[:n]
+        return self._pooled(found).astype(np.float32)
+
+    def _pooled(self, found: NDArray) -> NDArray:
+        """One vector per picture from what the network gives."""
+        pool = self.form.pool
+        if found.ndim == 2:
+            return found
+        if found.ndim == 3:  # (n, tokens, d), the first of them for the whole picture
+            return found.mean(axis=1) if pool == "mean" else found[:, 0]
+        if found.ndim == 4 and pool != "cls":
+            return found.mean(axis=(2, 3) if self.is_channels_first else (1, 2))
+        raise EncoderError(
+            f"output {self.output!r} has shape {found.shape}, and pool {pool!r} makes no vector of "
+            "it: it should be (n, d), (n, tokens, d) or a map of vectors. "
+            f"{_listed(self.network)}"
+        )
+
+
+def prepare(pictures: NDArray[np.uint8], form: Form) -> NDArray[np.float32]:
+    """Bring pictures to what a form describes.
+
+    Parameters
+    ----------
+    pictures : ndarray of uint8, shape (n, s, s, 3)
+
+    Returns
+    -------
+    ndarray of float32, shape (n, size, size, 3), or (n, size, size, 1) if grey
+    """
+    x = pixels.resize(pictures.astype(np.float32), form.size)
+    if form.channels == "grey":
+        x = x.mean(axis=-1, keepdims=True)
+    factor, offset = SCALES[form.scale]
+    mean, sigma = (np.array(each, np.float32) for each in NORMALISATIONS[form.normalise])
+    if form.channels == "grey":
+        mean, sigma = mean.mean(keepdims=True), sigma.mean(keepdims=True)
+    return ((x * factor + offset - mean) / sigma).astype(np.float32)
+
+
+def open_network(path: Path) -> Network:
+    """Open a network's file by its kind.
+
+    Raises
+    ------
+    EncoderError
+        No such file, none of these kinds, or it cannot be read.
+    """
+    if not path.is_file():
+        raise EncoderError(f"there is no file {path}")
+    if path.suffix not in NETWORKS:
+        raise EncoderError(
+            f"an encoder is a file that ends in {' or '.join(NETWORKS)}, not {path.name}"
+        )
+    try:
+        return NETWORKS[path.suffix](path)
+    except EncoderError:
+        raise
+    except Exception as error:
+        raise EncoderError(
+            f"{path.name} cannot be read: {str(error).strip() or type(error).__name__}"
+        ) from error
+
+
+class OnnxNetwork:
+    """A network in an ONNX file, run by ONNX Runtime on a GPU if it can."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = _n_threads()  # by itself it counts cores it may not use
+        options.log_severity_level = 3  # errors; they are raised too
+        there = onnxruntime.get_available_providers()
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=[each for each in PROVIDERS if each in there]
+            )
+        except Exception as error:
+            raise EncoderError(
+                f"ONNX Runtime cannot read {path.name}: {str(error).strip()}. Is it whole, and in "
+                "one file? (Weights in a second file: export again with external_data=False)"
+            ) from error
+        given = self._session.get_inputs()
+        if len(given) != 1:
+            names = ", ".join(each.name for each in given) or "none"
+            raise EncoderError(
+                f"an encoder takes one input, a picture; the inputs of {path.name} are: {names}"
+            )
+        self.input_name = given[0].name
+        self.input_shape: Shape = _known(given[0].shape)
+        if given[0].type not in ONNX_TYPES:
+            raise EncoderError(
+                f"input {self.input_name!r} is a {given[0].type}; pictures can be "
+                f"{' or '.join(ONNX_TYPES)}"
+            )
+        self.input_type = ONNX_TYPES[given[0].type]
+        self.outputs = {each.name: _known(each.shape) for each in self._session.get_outputs()}
+
+    def run(self, x: NDArray, output: str) -> NDArray:
+        """See `Network`."""
+        return np.asarray(self._session.run([output], {self.input_name: x})[0])
+
+
+class KerasNetwork:
+    """A network in a `.keras` file, without the code that such a file may hold."""
+
+    input_type: type[np.generic] = np.float32
+
+    def __init__(self, path: Path) -> None:
+        import keras
+
+        self._model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        if len(self._model.inputs) != 1:
+            raise EncoderError(
+                f"an encoder takes one input, a picture; {path.name} has {len(self._model.inputs)}"
+            )
+        self.input_name = self._model.inputs[0].name
+        self.input_shape: Shape = tuple(self._model.inputs[0].shape)
+        shapes = (tuple(each.shape) for each in self._model.outputs)
+        self.outputs: dict[str, Shape] = dict(zip(self._model.output_names, shapes, strict=True))
+
+    def run(self, x: NDArray, output: str) -> NDArray:
+        """See `Network`."""
+        found = self._model.predict_on_batch(x)
+        if len(self.outputs) > 1:
+            found = (
+                found[output]
+                if isinstance(found, dict)
+                else found[list(self.outputs).index(output)]
+            )
+        return np.asarray(found)
+
+
+NETWORKS: dict[str, type[OnnxNetwork | KerasNetwork]] = {
+    ".onnx": OnnxNetwork,
+    ".keras": KerasNetwork,
+}
+
+
+def save_imagenet(path: Path, size: int) -> Form:
+    """Save EfficientNetB0 with ImageNet weights, which Keras fetches, as a `.keras` file.
+
+    Returns
+    -------
+    Form
+        What it takes: pixels from 0 to 255, which it scales itself.
+
+    Raises
+    ------
+    EncoderError
+        The weights cannot be fetched.
+    """
+    import keras
+
+    try:
+        model = keras.applications.EfficientNetB0(
+            include_top=False, weights="imagenet", input_shape=(size, size, 3), pooling="avg"
+        )
+    except Exception as error:
+        raise EncoderError(
+            f"the ImageNet weights are not on this machine and could not be fetched: {error}. "
+            "Try again on a machine that is online, and bring the file it registers here"
+        ) from error
+    model.save(path)
+    return Form(size, scale="0-255")
+
+
+def _known(shape: Sequence[Any]) -> Shape:
+    """A shape of ONNX, whose free axes have a name or nothing."""
+    return tuple(each if isinstance(each, int) and each > 0 else None for each in shape)
+
+
+def _n_threads() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _output(network: Network, form: Form) -> str:
+    if form.output in network.outputs:
+        return form.output
+    if not form.output and len(network.outputs) == 1:
+        return next(iter(network.outputs))
+    wanted = f"has no output {form.output!r}" if form.output else "has several outputs"
+    raise EncoderError(f"the network {wanted}: choose one with --output. {_listed(network)}")
+
+
+def _is_channels_first(network: Network, form: Form) -> bool:
+    """Whether pictures are (n, c, h, w) rather than (n, h, w, c)."""
+    shape = network.input_shape
+    if len(shape) != 4:
+        raise EncoderError(
+            f"input {network.input_name!r} has shape {_text(shape)}: an encoder takes pictures of "
+            "shape (n, c, h, w) or (n, h, w, c)"
+        )
+    if form.layout != "auto":
+        return form.layout == "nchw"
+    first, last = (shape[axis] in (1, 3) for axis in (1, 3))
+    if first == last:
+        raise EncoderError(
+            f"input {network.input_name!r} has shape {_text(shape)}, from which the place of the "
+            "channels does not follow: say --layout nchw or --layout nhwc"
+        )
+    return first
+
+
+def _n_channels(network: Network, form: Form, is_channels_first: bool) -> int:
+    """Channels that the network takes; that the sizes agree is checked too."""
+    shape = network.input_shape
+    n, *sides = (shape[axis] for axis in ((1, 2, 3) if is_channels_first else (3, 1, 2)))
+    described = 1 if form.channels == "grey" else 3
+    n = n or described
+    if any(side not in (None, form.size) for side in sides) or n not in {described, 3}:
+        raise EncoderError(
+            f"input {network.input_name!r} has shape {_text(shape)}, but the pictures were "
+            f"described as {form} ({described} channels): adapt --size, --channels or --layout"
+        )
+    return n
+
+
+def _listed(network: Network) -> str:
+    each = ", ".join(f"{name} {_text(shape)}" for name, shape in network.outputs.items())
+    return f"Its outputs are: {each}"
+
+
+def _text(shape: Shape) -> str:
+    return f"({', '.join('any' if side is None else str(side) for side in shape)})"
