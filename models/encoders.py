@@ -7,7 +7,6 @@ is, and whether anybody uses it, is in the cards.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import pixels, registry
+from models.network_files import NETWORKS, EncoderError, Network, open_network, text
 from models.reduction import Reduction
 
 if TYPE_CHECKING:
@@ -31,19 +31,6 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # me
 LAYOUTS = ("auto", "nchw", "nhwc")
 POOLS = ("auto", "mean", "cls")
 MAX_LENGTH = 16_000  # numbers that a halfvec can hold
-ONNX_TYPES: dict[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-}
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-
-Shape = tuple[int | None, ...]  # None where any number will do
-
-
-class EncoderError(ValueError):
-    """An encoder's file cannot be used, or not as it was described; the message says why."""
 
 
 class Encoder(Protocol):
@@ -98,18 +85,6 @@ class Form:
     def as_dict(self) -> dict[str, Any]:
         """The form as plain values, ready for a card."""
         return asdict(self)
-
-
-class Network(Protocol):
-    """A network as its file has it: one picture batch in, named outputs out."""
-
-    input_name: str
-    input_shape: Shape
-    input_type: type[np.generic]
-    outputs: dict[str, Shape]
-
-    def run(self, x: NDArray, output: str) -> NDArray:
-        """One output for a batch."""
 
 
 def load(card: registry.Card) -> Encoder:
@@ -167,7 +142,7 @@ class FileEncoder:
         self.is_channels_first = _is_channels_first(self.network, form)
         self._n_channels = _n_channels(self.network, form, self.is_channels_first)
         blank = np.zeros((1, form.size, form.size, 3), np.uint8)
-        self.length = self._embed(blank).shape[1]
+        self.length = self._try(blank).shape[1]
         if self.length > MAX_LENGTH:
             raise EncoderError(
                 f"vectors of {self.length} numbers are too long, {MAX_LENGTH} is the most: "
@@ -201,6 +176,19 @@ class FileEncoder:
         assert self.reduction is not None
         embedding = self.embed(pictures, batch_size)
         return embedding, self.reduction.apply(embedding)
+
+    def _try(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed, with an error that says what the network wanted and what it got."""
+        try:
+            return self._embed(pictures)
+        except EncoderError:
+            raise
+        except Exception as error:
+            shape = text(self.network.input_shape)
+            raise EncoderError(
+                f"the network fails on pictures of {self.form}; its input is {shape}. It says: "
+                f"{str(error).strip()}"
+            ) from error
 
     def _embed(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         x = prepare(pictures, self.form)  # (n, s, s, c)
@@ -251,106 +239,6 @@ def prepare(pictures: NDArray[np.uint8], form: Form) -> NDArray[np.float32]:
     return ((x * factor + offset - mean) / sigma).astype(np.float32)
 
 
-def open_network(path: Path) -> Network:
-    """Open a network's file by its kind.
-
-    Raises
-    ------
-    EncoderError
-        No such file, none of these kinds, or it cannot be read.
-    """
-    if not path.is_file():
-        raise EncoderError(f"there is no file {path}")
-    if path.suffix not in NETWORKS:
-        raise EncoderError(
-            f"an encoder is a file that ends in {' or '.join(NETWORKS)}, not {path.name}"
-        )
-    try:
-        return NETWORKS[path.suffix](path)
-    except EncoderError:
-        raise
-    except Exception as error:
-        raise EncoderError(
-            f"{path.name} cannot be read: {str(error).strip() or type(error).__name__}"
-        ) from error
-
-
-class OnnxNetwork:
-    """A network in an ONNX file, run by ONNX Runtime on a GPU if it can."""
-
-    def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = _n_threads()  # by itself it counts cores it may not use
-        options.log_severity_level = 3  # errors; they are raised too
-        there = onnxruntime.get_available_providers()
-        try:
-            self._session = onnxruntime.InferenceSession(
-                path, options, providers=[each for each in PROVIDERS if each in there]
-            )
-        except Exception as error:
-            raise EncoderError(
-                f"ONNX Runtime cannot read {path.name}: {str(error).strip()}. Is it whole, and in "
-                "one file? (Weights in a second file: export again with external_data=False)"
-            ) from error
-        given = self._session.get_inputs()
-        if len(given) != 1:
-            names = ", ".join(each.name for each in given) or "none"
-            raise EncoderError(
-                f"an encoder takes one input, a picture; the inputs of {path.name} are: {names}"
-            )
-        self.input_name = given[0].name
-        self.input_shape: Shape = _known(given[0].shape)
-        if given[0].type not in ONNX_TYPES:
-            raise EncoderError(
-                f"input {self.input_name!r} is a {given[0].type}; pictures can be "
-                f"{' or '.join(ONNX_TYPES)}"
-            )
-        self.input_type = ONNX_TYPES[given[0].type]
-        self.outputs = {each.name: _known(each.shape) for each in self._session.get_outputs()}
-
-    def run(self, x: NDArray, output: str) -> NDArray:
-        """See `Network`."""
-        return np.asarray(self._session.run([output], {self.input_name: x})[0])
-
-
-class KerasNetwork:
-    """A network in a `.keras` file, without the code that such a file may hold."""
-
-    input_type: type[np.generic] = np.float32
-
-    def __init__(self, path: Path) -> None:
-        import keras
-
-        self._model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        if len(self._model.inputs) != 1:
-            raise EncoderError(
-                f"an encoder takes one input, a picture; {path.name} has {len(self._model.inputs)}"
-            )
-        self.input_name = self._model.inputs[0].name
-        self.input_shape: Shape = tuple(self._model.inputs[0].shape)
-        shapes = (tuple(each.shape) for each in self._model.outputs)
-        self.outputs: dict[str, Shape] = dict(zip(self._model.output_names, shapes, strict=True))
-
-    def run(self, x: NDArray, output: str) -> NDArray:
-        """See `Network`."""
-        found = self._model.predict_on_batch(x)
-        if len(self.outputs) > 1:
-            found = (
-                found[output]
-                if isinstance(found, dict)
-                else found[list(self.outputs).index(output)]
-            )
-        return np.asarray(found)
-
-
-NETWORKS: dict[str, type[OnnxNetwork | KerasNetwork]] = {
-    ".onnx": OnnxNetwork,
-    ".keras": KerasNetwork,
-}
-
-
 def save_imagenet(path: Path, size: int) -> Form:
     """Save EfficientNetB0 with ImageNet weights, which Keras fetches, as a `.keras` file.
 
@@ -379,17 +267,6 @@ def save_imagenet(path: Path, size: int) -> Form:
     return Form(size, scale="0-255")
 
 
-def _known(shape: Sequence[Any]) -> Shape:
-    """A shape of ONNX, whose free axes have a name or nothing."""
-    return tuple(each if isinstance(each, int) and each > 0 else None for each in shape)
-
-
-def _n_threads() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _output(network: Network, form: Form) -> str:
     if form.output in network.outputs:
         return form.output
@@ -404,7 +281,7 @@ def _is_channels_first(network: Network, form: Form) -> bool:
     shape = network.input_shape
     if len(shape) != 4:
         raise EncoderError(
-            f"input {network.input_name!r} has shape {_text(shape)}: an encoder takes pictures of "
+            f"input {network.input_name!r} has shape {text(shape)}: an encoder takes pictures of "
             "shape (n, c, h, w) or (n, h, w, c)"
         )
     if form.layout != "auto":
@@ -412,7 +289,7 @@ def _is_channels_first(network: Network, form: Form) -> bool:
     first, last = (shape[axis] in (1, 3) for axis in (1, 3))
     if first == last:
         raise EncoderError(
-            f"input {network.input_name!r} has shape {_text(shape)}, from which the place of the "
+            f"input {network.input_name!r} has shape {text(shape)}, from which the place of the "
             "channels does not follow: say --layout nchw or --layout nhwc"
         )
     return first
@@ -426,16 +303,12 @@ def _n_channels(network: Network, form: Form, is_channels_first: bool) -> int:
     n = n or described
     if any(side not in (None, form.size) for side in sides) or n not in {described, 3}:
         raise EncoderError(
-            f"input {network.input_name!r} has shape {_text(shape)}, but the pictures were "
+            f"input {network.input_name!r} has shape {text(shape)}, but the pictures were "
             f"described as {form} ({described} channels): adapt --size, --channels or --layout"
         )
     return n
 
 
 def _listed(network: Network) -> str:
-    each = ", ".join(f"{name} {_text(shape)}" for name, shape in network.outputs.items())
+    each = ", ".join(f"{name} {text(shape)}" for name, shape in network.outputs.items())
     return f"Its outputs are: {each}"
-
-
-def _text(shape: Shape) -> str:
-    return f"({', '.join('any' if side is None else str(side) for side in shape)})"
