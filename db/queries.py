@@ -20,6 +20,7 @@ from db import uploads
 from db.annotations import NO_PIXELS
 from db.jobs import LEASE
 from db.pages import Column, Order, Page, Position, keyed, page, position
+from db.predicates import annotated_source
 from db.tables import (
     Catalog,
     CatalogFile,
@@ -29,11 +30,15 @@ from db.tables import (
     Job,
     ModelVersion,
     Rejection,
+    Representation,
     Run,
+    SelectionSource,
     Shred,
     Source,
+    Upload,
     Worker,
 )
+from db.tables import Selection as SavedSelection
 
 Opinion = Literal["any", "given", "missing", "flagged"]
 COUNT_COST = 30_000.0  # planner's cost up to which counting takes well under a second
@@ -111,6 +116,46 @@ def position_of(
     statement = _joined(keyed(select(Source.id), order), version_id).where(Source.id == source_id)
     row = session.execute(statement).one_or_none()
     return position(row) if row else None
+
+
+def condition(selection: Selection) -> ColumnElement[bool] | None:
+    """Return a selection as a condition on the columns of `annotated_source`; None: everything."""
+    conditions = list(_view_conditions(selection, annotated_source.c))
+    return sa.and_(*conditions) if conditions else None
+
+
+def represented(session: Session, version_id: int, n: int) -> list[RowMapping]:
+    """Return a few sources that have a representation by a version, the latest first."""
+    latest = (
+        select(Representation.source_id)
+        .where(
+            Representation.model_version_id == version_id,
+            Representation.reduced.is_not(None),
+            Representation.source_id.not_in(select(Upload.source_id)),
+        )
+        .order_by(Representation.ordinal.desc())
+        .limit(n)
+    )
+    return annotated(session, session.scalars(latest).all())
+
+
+def n_represented(session: Session, version_id: int) -> int:
+    """Return about how many sources have a representation by a version."""
+    statement = select(Representation.source_id).where(
+        Representation.model_version_id == version_id
+    )
+    return int(explain(session, statement)["Plan Rows"])
+
+
+def in_saved(selection_id: int) -> ColumnElement[bool]:
+    """Return the condition on `annotated_source` that a source is in a saved selection."""
+    chosen = select(SelectionSource.source_id).where(SelectionSource.selection_id == selection_id)
+    return annotated_source.c.source_id.in_(chosen)
+
+
+def saved_selections(session: Session) -> Sequence[SavedSelection]:
+    """Return every saved selection by name."""
+    return session.scalars(select(SavedSelection).order_by(SavedSelection.name)).all()
 
 
 def every_source(session: Session, selection: Selection, sort: str) -> Iterator[RowMapping]:
@@ -380,6 +425,27 @@ def _conditions(selection: Selection, version_id: int | None) -> Iterator[Column
 
         around = selection.cone
         yield cone(around.ra, around.dec, around.radius_arcsec / 3600)
+
+
+def _view_conditions(selection: Selection, columns: Any) -> Iterator[ColumnElement[bool]]:
+    if selection.catalog_id is not None:
+        yield columns.catalog_id == selection.catalog_id
+    if selection.survey_id is not None:
+        yield columns.survey_id == selection.survey_id
+    yield from _between(columns.p_shred, selection.p_min, selection.p_max)
+    yield from _between(columns.mag_r, selection.mag_min, selection.mag_max)
+    match selection.opinion:
+        case "given":
+            yield columns.p_shred.is_not(None)
+        case "missing":
+            yield columns.p_shred.is_(None)
+        case "flagged":
+            yield columns.shred_flags != 0
+    if selection.cone is not None:
+        from db.sky import cone
+
+        around = selection.cone
+        yield cone(around.ra, around.dec, around.radius_arcsec / 3600, columns)
 
 
 def _between(

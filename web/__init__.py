@@ -31,7 +31,18 @@ def create_app(engine: Engine | None = None, pixels: Path | None = None) -> Flas
     pixels : Path, optional
         Root of the pixel store; default `db.home.pixels()`.
     """
-    from web import cutouts, database, errors, formats, health, sources, status, versions
+    from web import (
+        cutouts,
+        database,
+        errors,
+        formats,
+        health,
+        search,
+        sources,
+        status,
+        uploads,
+        versions,
+    )
 
     app = Flask(__name__)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -40,7 +51,8 @@ def create_app(engine: Engine | None = None, pixels: Path | None = None) -> Flas
     formats.register(app)
     errors.register(app)
     app.config["PIXELS"] = pixels
-    for module in (sources, cutouts, status, versions, health):
+    app.config["MAX_CONTENT_LENGTH"] = uploads.MAX_BYTES
+    for module in (sources, search, uploads, cutouts, status, versions, health):
         app.register_blueprint(module.blueprint)
     app.add_url_rule("/", "home", _home)
     app.after_request(_secure)

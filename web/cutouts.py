@@ -15,7 +15,7 @@ from sqlalchemy import Row
 from werkzeug.wrappers import Response
 
 from db import cutouts as store
-from db import queries
+from db import queries, uploads
 from db.home import pixels as pixel_store
 from models import pixels
 from web.database import session
@@ -101,11 +101,23 @@ def colour(stored: np.ndarray, bands: list[str], unit: str, pixel_scale: float) 
         return np.repeat(level[..., np.newaxis], 3, axis=-1)
 
 
+def draw(row: Row, longest: int | None) -> bytes:
+    """Draw the cutout of a row of `queries.pictures` as PNG.
+
+    Raises
+    ------
+    PixelsMissing
+        See `db.cutouts`.
+    """
+    layout = row.CutoutSet
+    return render(_read(row), layout.bands, layout.unit, layout.pixel_scale, longest)
+
+
 def _png(cutout_set_id: int, source_id: int, longest: int | None) -> Response:
     largest = 2**63 - 1
     known = max(cutout_set_id, source_id) <= largest
     row = queries.picture(session(), cutout_set_id, source_id) if known else None
-    if row is None:
+    if row is None or uploads.is_upload(row.CutoutSet):
         raise Missing(
             f"Cutout set {cutout_set_id} has no cutout of source {source_id}.",
             "The page of the source shows the cutouts it has.",
@@ -117,12 +129,10 @@ def _png(cutout_set_id: int, source_id: int, longest: int | None) -> Response:
         response = make_response("", 304)
     else:
         try:
-            stored = _read(row)
+            png = draw(row, longest)
         except store.PixelsMissing as error:
             current_app.logger.error("%s", error)
             return _placeholder("pixels not found on this server")
-        layout = row.CutoutSet
-        png = render(stored, layout.bands, layout.unit, layout.pixel_scale, longest)
         response = make_response(png, {"Content-Type": "image/png"})
     response.set_etag(etag)
     named = request.args.get("v") == token(row)

@@ -53,6 +53,11 @@ def session() -> Session:
     return cast(Session, g.session)
 
 
+def release() -> None:
+    """End this request's session before long work; the next call of `session` opens another."""
+    _close()
+
+
 @contextmanager
 def writing_session() -> Iterator[Session]:
     """Open a session that may change things; it commits in the end, or not at all on an error.
@@ -78,7 +83,7 @@ def steady_session() -> Iterator[Session]:
     if not _downloads.acquire(blocking=False):
         raise Busy
     try:
-        _close(None)
+        release()
         with session_factory(engine())() as own:
             own.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             own.execute(text(f"SET LOCAL statement_timeout = '{STEP_LIMIT}s'"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask, current_app, jsonify, render_template, request
+from flask import Flask, current_app, jsonify, make_response, render_template, request
 from sqlalchemy.exc import DBAPIError, OperationalError
 from werkzeug.exceptions import HTTPException, InternalServerError, NotFound, ServiceUnavailable
 from werkzeug.wrappers import Response
@@ -38,7 +38,7 @@ def wants_json() -> bool:
     return accepted["application/json"] > accepted["text/html"]
 
 
-def _answer(error: HTTPException) -> Response | tuple[Response | str, int]:
+def _answer(error: HTTPException) -> Response:
     if error.code is None or error.code < 400:
         return error.get_response()
     facts = {
@@ -51,13 +51,16 @@ def _answer(error: HTTPException) -> Response | tuple[Response | str, int]:
         "advice": getattr(error, "advice", None),
     }
     if wants_json():
-        answer: Response | str = jsonify({k: v for k, v in facts.items() if v is not None})
+        answer = jsonify({k: v for k, v in facts.items() if v is not None})
     else:
-        answer = render_template("error.html", **facts)
-    return answer, error.code
+        answer = make_response(render_template("error.html", **facts))
+    answer.status_code = error.code
+    if retry_after := getattr(error, "retry_after", None):
+        answer.headers["Retry-After"] = str(retry_after)
+    return answer
 
 
-def _unavailable(error: DatabaseUnavailable) -> Response | tuple[Response | str, int]:
+def _unavailable(error: DatabaseUnavailable) -> Response:
     current_app.logger.error("database unavailable: %s", error)
     answer = ServiceUnavailable("The database cannot be used at the moment.")
     answer.advice = (  # type: ignore[attr-defined]
@@ -66,7 +69,7 @@ def _unavailable(error: DatabaseUnavailable) -> Response | tuple[Response | str,
     return _answer(answer)
 
 
-def _database(error: DBAPIError) -> Response | tuple[Response | str, int]:
+def _database(error: DBAPIError) -> Response:
     code = getattr(error.orig, "pgcode", None)
     if code == QUERY_CANCELED:
         answer = ServiceUnavailable("The database took too long over this and was stopped.")
@@ -83,7 +86,7 @@ def _database(error: DBAPIError) -> Response | tuple[Response | str, int]:
     return _answer(answer)
 
 
-def _unexpected(error: Exception) -> Response | tuple[Response | str, int]:
+def _unexpected(error: Exception) -> Response:
     current_app.logger.exception("%s failed", request.full_path)
     answer = InternalServerError("This page ran into a mistake of ours.", original_exception=error)
     answer.advice = (  # type: ignore[attr-defined]

@@ -36,6 +36,12 @@ FILTERS = (
 )
 PAGES = ("after", "before")
 VIEWS = ("gallery", "table")
+OPINION_WORDS = {
+    "any": "any",
+    "given": "with a probability",
+    "missing": "without a probability",
+    "flagged": "flagged",
+}
 DEFAULT_SORT = "-p"
 DEFAULT_RADIUS = 60.0  # arcsec
 MAX_RADIUS = 36_000.0  # arcsec
@@ -71,9 +77,9 @@ class Request:
 
 def read(catalogs: Sequence[Catalog], paged: bool = False) -> Request:
     """Read the selection from the current request's address; `paged` allows after and before."""
-    arguments = _arguments((*FILTERS, "sort", "view", *(PAGES if paged else ())))
-    sort = _choice(arguments, "sort", SORTS, DEFAULT_SORT)
-    view = _choice(arguments, "view", VIEWS, VIEWS[0])
+    arguments = read_arguments((*FILTERS, "sort", "view", *(PAGES if paged else ())))
+    sort = read_choice(arguments, "sort", SORTS, DEFAULT_SORT)
+    view = read_choice(arguments, "view", VIEWS, VIEWS[0])
     kept = {name: value for name, value in arguments.items() if name not in PAGES}
     return Request(_selection(arguments, catalogs), sort, view, kept)
 
@@ -110,12 +116,17 @@ def decode_position(name: str, word: str, sort: str) -> Position:
     return Position(value, tie)
 
 
-def _arguments(known: Sequence[str]) -> dict[str, str]:
+def read_arguments(known: Sequence[str], repeated: Sequence[str] = ()) -> dict[str, str]:
+    """Read the parameters that are given, each at most once; others may be `repeated`."""
     found: dict[str, str] = {}
     for name, words in request.args.lists():
+        if name in repeated:
+            continue
         if name not in known:
             raise BadParameter(
-                name, f"one of the parameters {', '.join(known)}", f"{name}={words[0]}"
+                name,
+                f"one of the parameters {', '.join((*known, *repeated))}",
+                f"{name}={words[0]}",
             )
         given = [word.strip() for word in words if word.strip()]
         if len(given) > 1:
@@ -128,40 +139,44 @@ def _arguments(known: Sequence[str]) -> dict[str, str]:
 
 
 def _selection(arguments: Mapping[str, str], catalogs: Sequence[Catalog]) -> Selection:
-    p_min, p_max = _range(arguments, "p_min", "p_max", 0, 1, "a probability from 0 to 1")
-    mag_min, mag_max = _range(arguments, "mag_min", "mag_max", -50, 50, "a magnitude like 19.5")
-    opinion = _choice(arguments, "opinion", get_args(Opinion), "any")
+    p_min, p_max = read_range(arguments, "p_min", "p_max", 0, 1, "a probability from 0 to 1")
+    mag_min, mag_max = read_range(arguments, "mag_min", "mag_max", -50, 50, "a magnitude like 19.5")
+    opinion = read_choice(arguments, "opinion", get_args(Opinion), "any")
     if opinion == "missing" and (p_min is not None or p_max is not None):
         raise BadParameter(
             "opinion", "another opinion than missing beside p_min and p_max", opinion
         )
     return Selection(
-        catalog_id=_catalog(arguments, catalogs),
+        catalog_id=read_catalog(arguments, catalogs),
         survey_id=arguments.get("id"),
         p_min=p_min,
         p_max=p_max,
         mag_min=mag_min,
         mag_max=mag_max,
         opinion=cast(Opinion, opinion),
-        cone=_cone(arguments),
+        cone=read_cone(arguments),
     )
 
 
-def _catalog(arguments: Mapping[str, str], catalogs: Sequence[Catalog]) -> int | None:
-    name = arguments.get("catalog")
+def read_catalog(
+    arguments: Mapping[str, str], catalogs: Sequence[Catalog], parameter: str = "catalog"
+) -> int | None:
+    """Read the name of a catalog and return its number."""
+    name = arguments.get(parameter)
     if name is None:
         return None
     for catalog in catalogs:
         if catalog.name == name:
             return catalog.id
     known = ", ".join(catalog.name for catalog in catalogs[:20]) or "none: the database is empty"
-    raise BadParameter("catalog", f"the name of a catalog ({known})", name)
+    raise BadParameter(parameter, f"the name of a catalog ({known})", name)
 
 
-def _range(
+def read_range(
     arguments: Mapping[str, str], low: str, high: str, lowest: float, highest: float, what: str
 ) -> tuple[float | None, float | None]:
-    bounds = [_number(arguments, name, lowest, highest, what) for name in (low, high)]
+    """Read two limits, either of which may be missing."""
+    bounds = [read_number(arguments, name, lowest, highest, what) for name in (low, high)]
     if None not in bounds and bounds[0] > bounds[1]:  # type: ignore[operator]
         raise BadParameter(
             low, f"at most {high}, which is {arguments[high]}", arguments[low], "Swap the two."
@@ -169,9 +184,10 @@ def _range(
     return bounds[0], bounds[1]
 
 
-def _number(
+def read_number(
     arguments: Mapping[str, str], name: str, lowest: float, highest: float, what: str
 ) -> float | None:
+    """Read a finite number between limits, None if it is not given; `what` says what is wanted."""
     word = arguments.get(name)
     if word is None:
         return None
@@ -184,25 +200,28 @@ def _number(
     return number
 
 
-def _cone(arguments: Mapping[str, str]) -> Cone | None:
-    given = [name for name in ("ra", "dec", "radius") if name in arguments]
+def read_cone(
+    arguments: Mapping[str, str], ra: str = "ra", dec: str = "dec", radius: str = "radius"
+) -> Cone | None:
+    """Read a circle from the parameters of these names."""
+    given = [name for name in (ra, dec, radius) if name in arguments]
     if not given:
         return None
-    for name in ("ra", "dec"):
+    for name in (ra, dec):
         if name not in arguments:
             raise BadParameter(
-                name, "ra and dec together", f"only {', '.join(given)}", f"Add {name}."
+                name, f"{ra} and {dec} together", f"only {', '.join(given)}", f"Add {name}."
             )
     degrees = "degrees from {} like {}, or sexagesimal like {}"
-    radius = _number(
-        arguments, "radius", 0, MAX_RADIUS, f"a radius from 0 to {MAX_RADIUS:g} arcsec"
+    arcsec = read_number(
+        arguments, radius, 0, MAX_RADIUS, f"a radius from 0 to {MAX_RADIUS:g} arcsec"
     )
     return Cone(
         _angle(
-            arguments, "ra", 0, 360, 15, degrees.format("0 to 360", "203.94", "13:35:45.7 (hours)")
+            arguments, ra, 0, 360, 15, degrees.format("0 to 360", "203.94", "13:35:45.7 (hours)")
         ),
-        _angle(arguments, "dec", -90, 90, 1, degrees.format("-90 to 90", "-3.55", "-03:32:59")),
-        DEFAULT_RADIUS if radius is None else radius,
+        _angle(arguments, dec, -90, 90, 1, degrees.format("-90 to 90", "-3.55", "-03:32:59")),
+        DEFAULT_RADIUS if arcsec is None else arcsec,
     )
 
 
@@ -215,12 +234,13 @@ def _angle(
         if int(minutes) < 60 and float(seconds) < 60:
             size = (int(whole) + int(minutes) / 60 + float(seconds) / 3600) * unit
             word = f"{sign}{size!r}"
-    degrees = _number({name: word}, name, lowest, highest, what)
+    degrees = read_number({name: word}, name, lowest, highest, what)
     assert degrees is not None
     return degrees
 
 
-def _choice(arguments: Mapping[str, str], name: str, known: Sequence[str], default: str) -> str:
+def read_choice(arguments: Mapping[str, str], name: str, known: Sequence[str], default: str) -> str:
+    """Read one of some words."""
     word = arguments.get(name, default)
     if word not in known:
         raise BadParameter(name, f"one of {', '.join(known)}", word)

@@ -14,7 +14,7 @@ from werkzeug.exceptions import BadRequest
 
 from db import queries
 from db.pages import Position
-from web import cutouts, parameters, votable
+from web import cutouts, parameters, search, votable
 from web.database import session, steady_session
 from web.errors import Missing
 from web.formats import sexagesimal
@@ -25,6 +25,7 @@ blueprint = Blueprint("sources", __name__)
 PAGE_SIZES = {"gallery": 48, "table": 100}
 NEIGHBOUR_RADIUS = 30.0  # arcsec
 MAX_NEIGHBOURS = 12
+N_ALIKE = 8
 SCALE_BARS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)  # arcsec
 SORT_WORDS = {
     "-p": "probability, highest first",
@@ -32,12 +33,6 @@ SORT_WORDS = {
     "mag": "r magnitude, brightest first",
     "-mag": "r magnitude, faintest first",
     "catalog": "catalog and identifier",
-}
-OPINION_WORDS = {
-    "any": "any",
-    "given": "with a probability",
-    "missing": "without a probability",
-    "flagged": "flagged",
 }
 DOWNLOAD_CHUNK = 500  # rows
 MAX_VOTABLE = 50_000  # rows; astropy writes some 10,000 a second
@@ -72,7 +67,7 @@ def listing() -> str:
         previous=encode_position(page.previous, wanted.sort),
         next=encode_position(page.next, wanted.sort),
         sort_words=SORT_WORDS,
-        opinion_words=OPINION_WORDS,
+        opinion_words=parameters.OPINION_WORDS,
     )
 
 
@@ -122,7 +117,9 @@ def one(source_id: int) -> str:
     source = found[0]
     picture = queries.pictures(session(), [source_id]).get(source_id)
     neighbours = queries.neighbours(session(), source, NEIGHBOUR_RADIUS, MAX_NEIGHBOURS)
-    near = queries.pictures(session(), [row["source_id"] for row in neighbours])
+    alike = search.alike(source_id, N_ALIKE)
+    beside = [*neighbours, *(alike.rows if alike else [])]
+    near = queries.pictures(session(), [row["source_id"] for row in beside])
     before, after = _adjacent(wanted, source_id)
     return render_template(
         "source.html",
@@ -139,6 +136,7 @@ def one(source_id: int) -> str:
         if picture
         else None,
         neighbours=neighbours,
+        alike=alike,
         pictures={key: cutouts.addresses(row) for key, row in near.items()},
         neighbour_radius=NEIGHBOUR_RADIUS,
         max_neighbours=MAX_NEIGHBOURS,

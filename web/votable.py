@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import RowMapping
 
 from web.formats import UNIT, meaning
 
@@ -35,13 +34,15 @@ UCDS = {
     "position_angle": "pos.posAng",
     "redshift": "src.redshift",
     "p_shred": "stat.probability;meta.code.class",
+    "distance": "stat.value",
+    "rank": "meta.number",
     "shred_flags": "meta.code.qual",
     "shred_version": "meta.version",
 }
 
 
 def write(
-    rows: Sequence[RowMapping], types: Mapping[str, str], comments: Mapping[str, str]
+    rows: Sequence[Mapping[Any, Any]], types: Mapping[str, str], comments: Mapping[str, str]
 ) -> bytes:
     """Write rows, by column name, with the PostgreSQL type and the comment of each column."""
     from astropy.io.votable import from_table
@@ -54,7 +55,7 @@ def write(
     return buffer.getvalue()
 
 
-def _column(name: str, kind: str, comment: str, rows: Sequence[RowMapping]) -> MaskedColumn:
+def _column(name: str, kind: str, comment: str, rows: Sequence[Mapping[Any, Any]]) -> MaskedColumn:
     from astropy.table import MaskedColumn
 
     values = [_cell(row[name]) for row in rows]

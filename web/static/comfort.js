@@ -61,7 +61,7 @@ function openSearch() {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || one("dialog[open]")) return;
-  if (event.key === "Escape" && event.target.matches("input, select")) event.target.blur();
+  if (event.key === "Escape" && event.target.matches("input, select, textarea")) event.target.blur();
   if (event.target.matches("input:not([type=checkbox]), select, textarea")) return;
   const isArrowUpOrDown = event.key === "ArrowDown" || event.key === "ArrowUp";
   if (isArrowUpOrDown && !steps().includes(document.activeElement)) return;
@@ -76,13 +76,45 @@ for (const [selector, act] of [["#theme", switchTheme], ["#help", () => one("#ke
   one(selector).addEventListener("click", act);
 }
 
-// Blank fields stay out of the address.
-one("form.filters")?.addEventListener("submit", (event) => {
-  for (const field of event.target.elements) field.disabled = field.name && !field.value;
-});
+// Blank fields stay out of the address, and so do those that mean nothing without another.
+const asking = [...document.querySelectorAll("form.filters, .filters form[method=get]")];
+const isBlank = (field) => {
+  const beside = field.dataset.with && field.form.elements[field.dataset.with];
+  return field.name && (!field.value || (beside && !beside.value));
+};
+for (const form of asking) {
+  form.addEventListener("submit", () => {
+    for (const field of form.elements) field.disabled = isBlank(field);
+  });
+}
 addEventListener("pageshow", () => {
-  for (const field of one("form.filters")?.elements ?? []) field.disabled = false;
+  for (const form of asking) for (const field of form.elements) field.disabled = false;
 });
+
+// An image can be dropped or pasted anywhere on the search page.
+const file = one("#upload input[type=file]");
+if (file) {
+  const shown = file.closest(".filters");
+  const send = (files) => {
+    file.files = files;
+    file.form.requestSubmit();
+  };
+  const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+  addEventListener("dragover", (event) => {
+    if (!carriesFiles(event)) return;
+    event.preventDefault();
+    shown.classList.add("dropping");
+  });
+  addEventListener("dragleave", () => shown.classList.remove("dropping"));
+  addEventListener("drop", (event) => {
+    if (!carriesFiles(event)) return;
+    event.preventDefault();
+    send(event.dataTransfer.files);
+  });
+  addEventListener("paste", (event) => {
+    if (event.clipboardData.files.length) send(event.clipboardData.files);
+  });
+}
 
 // The status page keeps itself fresh: the new text takes the place of the old, what was unfolded
 // stays so, and nothing happens while the page is hidden or somebody selects text.
