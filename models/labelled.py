@@ -25,6 +25,8 @@ class Labelled:
     group: NDArray[np.int64]  # (n,) sources of one group never part
     survey_id: NDArray[np.int64]  # (n,)
     sha256: str  # of the labels file
+    tags: NDArray[np.str_] | None = None  # (n,) what every pass saw, joined by "|"
+    tags_any: NDArray[np.str_] | None = None  # (n,) what at least one pass saw
 
     def __len__(self) -> int:
         return len(self.label)
@@ -39,15 +41,35 @@ class Labelled:
         """True where the label is galaxy or shred."""
         return np.isin(self.label, ("galaxy", "shred"))
 
+    def degree(self, tag: str) -> NDArray[np.float32]:
+        """How surely each source has a tag: 1 by every pass, 0.5 by one of them, 0 by none."""
+        if self.tags is None or self.tags_any is None:
+            raise ValueError(
+                "these labels have no tags: labels.csv needs the columns tags, tags_any"
+            )
+        every, some = (
+            np.array([tag in names.split("|") for names in column], np.float32)
+            for column in (self.tags, self.tags_any)
+        )
+        return (every + some) / 2
+
     def take(self, rows: NDArray) -> Labelled:
         """The rows given, by number or by mask."""
         return Labelled(
-            self.rgb[rows], self.label[rows], self.group[rows], self.survey_id[rows], self.sha256
+            self.rgb[rows],
+            self.label[rows],
+            self.group[rows],
+            self.survey_id[rows],
+            self.sha256,
+            None if self.tags is None else self.tags[rows],
+            None if self.tags_any is None else self.tags_any[rows],
         )
 
 
 def read_folder(folder: Path) -> Labelled:
     """Read `labels.csv` (objID, label, group) and `images/<objID>_grz.png` beside it.
+
+    The columns `tags` and `tags_any` are read where they are there.
 
     Raises
     ------
@@ -70,7 +92,13 @@ def read_folder(folder: Path) -> Labelled:
         group=np.array([int(row["group"]) for row in rows]),
         survey_id=np.array([int(row["objID"]) for row in rows]),
         sha256=hashlib.sha256(table.read_bytes()).hexdigest(),
+        tags=_column(rows, "tags"),
+        tags_any=_column(rows, "tags_any"),
     )
+
+
+def _column(rows: list[dict[str, str]], name: str) -> NDArray[np.str_] | None:
+    return np.array([row[name] for row in rows]) if name in rows[0] else None
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:
