@@ -48,10 +48,10 @@ class Labelled:
                 "these labels have no tags: labels.csv needs the columns tags, tags_any"
             )
         every, some = (
-            np.array([tag in names.split("|") for names in column], np.float32)
+            np.array([tag in names.split("|") for names in column])
             for column in (self.tags, self.tags_any)
         )
-        return (every + some) / 2
+        return np.where(every, 1, np.where(some, 0.5, 0)).astype(np.float32)
 
     def take(self, rows: NDArray) -> Labelled:
         """The rows given, by number or by mask."""

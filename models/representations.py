@@ -66,7 +66,7 @@ def encode(
             f"not {rgb.dtype} of shape {rgb.shape}"
         )
     if not len(rgb):
-        return tuple(np.empty((0, shape[-1]), np.float32) for shape in model.output_shape)
+        return np.empty((0, LENGTH), np.float32), np.empty((0, N_COMPONENTS), np.float32)
     found = [
         model.predict_on_batch(rgb[start : start + batch_size].astype(np.float32))
         for start in range(0, len(rgb), batch_size)
@@ -219,7 +219,7 @@ class Rings(layers.Layer):
         super().__init__(**kwargs)
         self.rings, self.rays, self.overlap = rings, rays, overlap
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int, ...]) -> None:
         """Work out where each sample is read."""
         index, weight = ring_samples(input_shape[1], self.rings, self.rays)
         self.index = index.reshape(-1)

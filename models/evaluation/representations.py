@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +28,7 @@ from models.training.representations import (
     Sky,
     fine_tune,
     principal_components,
+    started,
 )
 
 LEAST_MEMBERS = 20  # a tag with fewer sources, by both passes, is not counted
@@ -134,7 +136,7 @@ Judge = Callable[[Labelled | None, Labelled], Encoded]
 
 def cross_validate(
     data: Labelled,
-    start: Callable[[], Any],
+    start: keras.Model,
     sky: Sky,
     preset: Preset,
     name: str,
@@ -150,8 +152,8 @@ def cross_validate(
     ----------
     data : Labelled
         With tags.
-    start : callable
-        Gives an encoder that has seen no real picture, afresh for every fold.
+    start : keras.Model
+        An encoder that has seen no real picture; every fold starts with its weights.
     sky : Sky
         Simulated pictures for the fine-tuning.
     preset : Preset
@@ -166,8 +168,9 @@ def cross_validate(
     def trained(training: Labelled | None, unseen: Labelled) -> Encoded:
         if training is None:
             raise ValueError("cross-validation needs sources to train on")
-        encoder = fine_tune(start(), training, sky, preset, seed, progress=progress)
-        return encode(encoder, unseen)
+        encoder = representations.build(preset.architecture, **preset.options)
+        encoder.set_weights(start.get_weights())
+        return encode(fine_tune(encoder, training, sky, preset, seed, progress=progress), unseen)
 
     fold = folds(data.group, n_folds, seed)
     judges = {name: trained} | (default_baselines(seed) if baselines is None else baselines)
@@ -195,41 +198,49 @@ def evaluate_version(
     SeenError
         Too few sources were not among the training data.
     """
-    seen = np.isin(fingerprints(data.rgb), read_fingerprints(registry.seen_path(card.path)))
-    unseen = data.take(~seen)
-    if len(unseen) < 2 * LEAST_MEMBERS:
+    unseen = _unseen(data, card.path, card.name)
+    return _evaluate_encoder(unseen, registry.load(card), card.name, baselines)
+
+
+def evaluate_weights(
+    data: Labelled, preset: Preset, weights: Path, baselines: dict[str, Judge] | None = None
+) -> Evaluation:
+    """Judge a file of weights that has no card; the list of pictures it saw lies beside it.
+
+    Raises
+    ------
+    FileNotFoundError, SeenError
+    """
+    unseen = _unseen(data, weights, weights.name)
+    return _evaluate_encoder(unseen, started(preset, weights), weights.name, baselines)
+
+
+def _unseen(data: Labelled, weights: Path, name: str) -> Labelled:
+    seen = np.isin(fingerprints(data.rgb), read_fingerprints(registry.seen_path(weights)))
+    if (~seen).sum() < 2 * LEAST_MEMBERS:
         raise SeenError(
-            f"{card.name} was trained on {int(seen.sum())} of these {len(data)} sources and too "
-            "few others are left to judge it: its card holds the cross-validated numbers, and "
+            f"{name} was trained on {int(seen.sum())} of these {len(data)} sources and too few "
+            "others are left to judge it: its card holds the cross-validated numbers, and "
             "--cross-validate measures its recipe again"
         )
-    model = registry.load(card)
-    return evaluate_encoder(
-        unseen,
-        model,
-        card.name,
-        f"{len(unseen)} sources that {card.name} has never seen; {int(seen.sum())} that it was "
-        "trained on are left out.",
-        baselines,
-    )
+    return data.take(~seen)
 
 
-def evaluate_encoder(
-    data: Labelled,
-    model: Any,
-    name: str,
-    protocol: str,
-    baselines: dict[str, Judge] | None = None,
+def _evaluate_encoder(
+    unseen: Labelled, model: keras.Model, name: str, baselines: dict[str, Judge] | None
 ) -> Evaluation:
-    """Judge an encoder on sources it has never seen, which the caller vouches for."""
     judges = default_baselines(0) if baselines is None else baselines
-    encoded = {name: [encode(model, data)]}
-    encoded |= {label: [judge(None, data)] for label, judge in judges.items()}
-    fold = np.zeros(len(data), np.int64)
-    return _evaluation(f"Representations: {name}", protocol, data, fold, encoded)
+    encoded = {name: [encode(model, unseen)]}
+    encoded |= {label: [judge(None, unseen)] for label, judge in judges.items()}
+    protocol = (
+        f"{len(unseen)} sources that {name} has never seen; any that it was trained on are left "
+        "out. Queries and gallery are these sources."
+    )
+    fold = np.zeros(len(unseen), np.int64)
+    return _evaluation(f"Representations: {name}", protocol, unseen, fold, encoded)
 
 
-def encode(model: Any, data: Labelled) -> Encoded:
+def encode(model: keras.Model, data: Labelled) -> Encoded:
     """What an encoder makes of labelled pictures."""
     return Encoded(*representations.encode(model, data.rgb))
 
@@ -238,8 +249,6 @@ def default_baselines(seed: int) -> dict[str, Judge]:
     """What every encoder must beat."""
 
     def untrained(data: Labelled) -> NDArray:
-        import keras
-
         keras.utils.set_random_seed(seed)
         return representations.encode(representations.build("efficientnetb0"), data.rgb)[0]
 
@@ -396,9 +405,9 @@ def _facts(found: Evaluation, encoded: list[Encoded]) -> dict[str, float]:
         facts[f"variance_{length}"] = round(float(np.mean(shares)), 4)
     shared = []
     for rows, each in zip(found.galleries, encoded, strict=True):
-        orders = [
+        reduced, embedding = (
             retrieval.ranked(SPACES[k].of(each), found.data.group[rows], "l1") for k in (0, 2)
-        ]
-        shared.append(retrieval.overlap(*orders))
+        )
+        shared.append(retrieval.overlap(reduced, embedding))
     facts["neighbours_in_common"] = round(float(np.mean(shared)), 4)
     return facts

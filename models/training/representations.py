@@ -32,6 +32,8 @@ TAGS = ("smooth", "spiral", "edgeon", "ring", "irregular", "merger", "lsb", "cro
 SOFT_LABEL, SOFT_GUESS = 0.03, 0.06  # how far from 0 and 1 the answers about shreds stay
 LOSS_WEIGHTS = {"votes": 0.01, "shred": 1.0, "tags": 2.0, "numbers": 0.3}  # about even
 MEMORY = 0.97  # of the batch normalisation, short enough for a training of minutes
+PIECE = 250  # simulated sources drawn at a time
+SIMULATED_ONLY = "simulated-only.weights.h5"
 COMPONENT_VIEWS = 4  # pictures of each source among which the principal components are sought
 
 Progress = Callable[[int], None]
@@ -49,6 +51,7 @@ class Preset:
     architecture: str
     options: dict[str, Any] = field(default_factory=dict)
     n_simulated: int = 0
+    sky_seed: int = 11
     rounds_simulated: int = 0
     rounds_real: int = 0
     share_simulated: float = 0.25
@@ -70,7 +73,14 @@ PRESETS = {
         "efficientnetb0",
         {"view": "rings"},
         n_simulated=12_000,
-        rounds_simulated=200,
+        rounds_simulated=105,
+        rounds_real=32,
+    ),
+    "picture": Preset(
+        "efficientnetb0",
+        {"view": "picture"},
+        n_simulated=12_000,
+        rounds_simulated=105,
         rounds_real=32,
     ),
 }
@@ -101,9 +111,6 @@ def simulated_sky(n_sources: int, seed: int, progress: Progress | None = None) -
             if progress:
                 progress(1)
     return Sky(*(np.concatenate(part) for part in zip(*pieces, strict=True)))
-
-
-PIECE = 250  # sources drawn at a time
 
 
 def _piece(n_sources: int, seed: int, first: int) -> tuple[NDArray, NDArray]:
@@ -312,7 +319,8 @@ def train(
     start : path or "imagenet", optional
         Weights to start from instead of the training on the simulated sky alone.
     checkpoints : Path, optional
-        Folder in which an interrupted training is continued.
+        Folder in which an interrupted training is continued, and where the weights of the simulated
+        sky alone stay.
     progress : callable, optional
         Called with 1 after each round.
 
@@ -321,11 +329,17 @@ def train(
     keras.Model
         Ready for `representations.encode`, with its principal components.
     """
-    sky = simulated_sky(preset.n_simulated, seed, progress)
-    if start is None:
-        encoder = pretrain(sky, preset, seed, checkpoints, progress)
-    else:
+    sky = simulated_sky(preset.n_simulated, preset.sky_seed, progress)
+    done = checkpoints / SIMULATED_ONLY if checkpoints else None
+    if start is None and done and done.is_file():
+        start = done
+    if start is not None:
         encoder = started(preset, start)
+    else:
+        encoder = pretrain(sky, preset, seed, checkpoints, progress)
+        if done:
+            encoder.save_weights(done)
+            registry.seen_path(done).write_text("")  # no real picture
     return fine_tune(encoder, data, sky, preset, seed, checkpoints, progress)
 
 
