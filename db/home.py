@@ -1,4 +1,4 @@
-"""Where Skygloss keeps its things: the embedded database, the pixel store and caches.
+"""Where Skygloss keeps its things: the embedded database, pixels, registered encoders, caches.
 
 `SKYGLOSS_HOME`, or the platform's folder for user data. It should be on a local disk.
 """
@@ -26,6 +26,11 @@ def home() -> Path:
 def pixels() -> Path:
     """Return the root folder of the pixel store."""
     return _subfolder("pixels")
+
+
+def models() -> Path:
+    """Return the folder of the encoders that users registered."""
+    return _subfolder("models")
 
 
 def cache() -> Path:

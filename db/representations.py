@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from db.binary_copy import unpack_vectors
 
-Space = Literal["embedding", "reduced"]
+Space = Literal["embedding", "reduced"]  # a column with vectors
 BATCH = 8192  # vectors that `stream` reads at once
 
 OF_SOURCES = """
@@ -90,8 +90,8 @@ def stream(
 def _read(
     connection: Connection, query: str, column: Space, values: dict[str, Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    if column not in ("embedding", "reduced"):
-        raise ValueError(f"a representation has an embedding and a reduced vector, no {column!r}")
+    if column not in get_args(Space):
+        raise ValueError(f"a vector is in {' or '.join(get_args(Space))}, there is no {column!r}")
     cursor = connection.connection.cursor()
     selection = cursor.mogrify(query.format(column=column), values).decode()
     received = io.BytesIO()

@@ -14,10 +14,10 @@ def test_the_folders_are_made_where_the_environment_says(
 ) -> None:
     monkeypatch.setenv("SKYGLOSS_HOME", str(tmp_path / "deep/home"))
 
-    made = [home.home(), home.pixels(), home.cache()]
+    made = [home.home(), home.pixels(), home.models(), home.cache()]
 
     place = tmp_path / "deep/home"
-    assert made == [place, place / "pixels", place / "cache"]
+    assert made == [place, place / "pixels", place / "models", place / "cache"]
     assert all(folder.is_dir() for folder in made)
 
 

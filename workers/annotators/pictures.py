@@ -58,12 +58,9 @@ class PictureAnnotator(Annotator):
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _annotate(self, batch: CutoutBatch) -> Columns:
-        flags = flags_of(batch, self.wanted)
-        judged = (flags & BLIND) == 0
-        images = batch.pixels if judged.all() else batch.pixels[judged]
-        found = self.look(pictures_of(images, batch, self.wanted)[:, ::-1])
+        flags, judged, pictures = seen(batch, self.wanted)
         columns: Columns = {"flags": flags}
-        for name, values in found.items():
+        for name, values in self.look(pictures).items():
             _check_finite(name, values, batch.source_ids[judged])
             columns[name] = np.full((len(batch), *values.shape[1:]), np.nan, np.float32)
             columns[name][judged] = values
@@ -76,8 +73,27 @@ def colour_inputs(given: Mapping[str, Any]) -> Inputs:
     return Inputs(("g", "r", "z"), size, scale, units=("display", "nanomaggy"))
 
 
-def flags_of(batch: CutoutBatch, inputs: Inputs) -> NDArray[np.int32]:
-    """What is wrong with each cutout, as bits of `PictureFlag`, shape (n,)."""
+def seen(
+    batch: CutoutBatch, inputs: Inputs
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.uint8]]:
+    """What a network gets to see of a batch.
+
+    Returns
+    -------
+    flags : ndarray of int32, shape (n,)
+        What is wrong with each cutout, as bits of `PictureFlag`.
+    judged : ndarray of bool, shape (n,)
+        Whether it can be judged all the same.
+    pictures : ndarray of uint8, shape (number of those, size, size, 3)
+        Colour pictures of them, the top row first.
+    """
+    flags = _flags(batch, inputs)
+    judged = (flags & BLIND) == 0
+    images = batch.pixels if judged.all() else batch.pixels[judged]
+    return flags, judged, _pictures(images, batch, inputs)[:, ::-1]
+
+
+def _flags(batch: CutoutBatch, inputs: Inputs) -> NDArray[np.int32]:
     flags = np.zeros(len(batch), np.int32)
 
     def mark(flag: PictureFlag, where: NDArray | bool) -> None:
@@ -98,8 +114,8 @@ def flags_of(batch: CutoutBatch, inputs: Inputs) -> NDArray[np.int32]:
     return flags
 
 
-def pictures_of(images: NDArray, batch: CutoutBatch, inputs: Inputs) -> NDArray[np.uint8]:
-    """Colour pictures (n, size, size, 3) of some of a batch's cutouts, the lowest row first.
+def _pictures(images: NDArray, batch: CutoutBatch, inputs: Inputs) -> NDArray[np.uint8]:
+    """Some of a batch's cutouts at the network's scale, the lowest row first.
 
     Fluxes are resampled before the stretch, so that colours stay those of the sum of the light.
     """
