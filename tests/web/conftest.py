@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from db import cutouts
 from db.engine import create_engine
-from db.tables import Job
+from db.tables import N_REDUCED, Job, Representation
+from tests.builders import make_model_version, make_run
 from tests.conftest import new_database
 from tests.survey import Survey, fill
 from web import create_app
@@ -53,6 +54,7 @@ def site(
         cutout_set_id = add_pixels(engine, root, survey)
         with Session(engine) as session, session.begin():
             add_jobs(session, survey)
+            add_representations(session, survey)
         app = create_app(engine, root)
         yield Site(app, engine, survey, cutout_set_id)
         engine.dispose()
@@ -91,3 +93,22 @@ def add_jobs(session: Session, survey: Survey) -> None:
                 error=error,
             )
         )
+
+
+def add_representations(session: Session, survey: Survey) -> None:
+    """Lay the sources out in a line: source k is at k, so that its likes are k - 1 and k + 1.
+
+    7 has no image and no vector, 8 and 10 were not looked at.
+    """
+    names = {"annotator": "representations", "name": "tiny.line"}
+    version = make_model_version(session, **names, state="current", card={"summary": "A line."})
+    run = make_run(session, version, worker_id=survey.worker.id)
+    for k, source in enumerate(survey.sources):
+        vector = np.zeros(N_REDUCED)
+        vector[:2] = k, 1
+        values = {"embedding": vector, "reduced": vector, "flags": 0}
+        if k == 7:
+            values = {"flags": 1}
+        if k not in (8, 10):
+            where = {"source_id": source.id, "model_version_id": version.id, "run_id": run.id}
+            session.add(Representation(**where, **values))
