@@ -13,6 +13,7 @@ from io import BytesIO
 import numpy as np
 
 SMALLEST, LARGEST = 16, 4096  # pixel on a side
+SIDES = f"{SMALLEST} to {LARGEST:,} pixels on a side"
 LARGEST_BYTES = LARGEST**2 * 4  # of a FITS image, unpacked
 VIEWER_BANDS = ("z", "r", "g")  # what the Legacy Surveys viewer puts into R, G, B
 SIGNATURES = {
@@ -75,7 +76,10 @@ def _decode_image(content: bytes, media_type: str) -> Picture:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is judged below
-        image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
+        try:
+            image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
+        except Image.DecompressionBombError:
+            raise UnusablePicture(f"expected {SIDES}, but the picture has far more") from None
     with image:
         _check_sides(image.height, image.width)
         if media_type == "image/png" and getattr(image, "is_animated", False):
@@ -115,10 +119,7 @@ def _decode_fits(content: bytes) -> Picture:
 
 def _check_sides(height: int, width: int) -> None:
     if not (min(height, width) >= SMALLEST and max(height, width) <= LARGEST):
-        raise UnusablePicture(
-            f"expected {SMALLEST} to {LARGEST:,} pixels on a side, but the picture has "
-            f"{width:,} x {height:,}"
-        )
+        raise UnusablePicture(f"expected {SIDES}, but the picture has {width:,} x {height:,}")
 
 
 def _short(error: Exception) -> str:
