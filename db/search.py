@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from numpy.typing import ArrayLike, NDArray
 from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from db import model_versions, queries
@@ -180,19 +181,16 @@ def nearest(session: Session, query: Query) -> Answer:
         A value of the query cannot be used; the message says which and what is expected.
     """
     _check(session, query)
-    index = None
-    if not query.exact and query.space == "reduced":
-        index = usable_index(session, query.version_id, query.metric)
-    unfiltered = index is not None and query.where is None
-    expected = 0 if unfiltered else _expected(session, query)
-    if index is not None and (unfiltered or expected > FEW_ROWS):
-        rows = walk(session, query, index)
-        if len(rows) == query.k:
-            newer = _newer(session, query, index)
-            found = sorted(rows + newer.rows)[: query.k]
-            return _answer(session, query, found, _how_walked(index, newer), index, newer.n)
-    compared = scan(session, query, expected or _expected(session, query))
-    return _answer(session, query, compared.rows, _how_scanned(session, query, compared))
+    if query.where is None:
+        return _nearest(session, query)
+    try:
+        with _undone(session):
+            return _nearest(session, query)
+    except DataError as error:
+        raise SearchError(
+            f"PostgreSQL cannot compute the filter: {str(error.orig).strip()}. Keep the numbers in "
+            "range, for example by another condition on the same columns."
+        ) from error
 
 
 def usable_index(session: Session, version_id: int, metric: str) -> SearchIndex | None:
@@ -311,6 +309,23 @@ def source_at(
     return Place(found.id, found.survey_id, found.separation, warning)
 
 
+def _nearest(session: Session, query: Query) -> Answer:
+    """Choose the way and take it."""
+    index = None
+    if not query.exact and query.space == "reduced":
+        index = usable_index(session, query.version_id, query.metric)
+    unfiltered = index is not None and query.where is None
+    expected = 0 if unfiltered else _expected(session, query)
+    if index is not None and (unfiltered or expected > FEW_ROWS):
+        rows = walk(session, query, index)
+        if len(rows) == query.k:
+            newer = _newer(session, query, index)
+            found = sorted(rows + newer.rows)[: query.k]
+            return _answer(session, query, found, _how_walked(index, newer), index, newer.n)
+    compared = scan(session, query, expected or _expected(session, query))
+    return _answer(session, query, compared.rows, _how_scanned(session, query, compared))
+
+
 def _check(session: Session, query: Query) -> None:
     """Raise SearchError unless PostgreSQL can answer the query."""
     for name, value, known in (
@@ -364,7 +379,7 @@ def _conditions(query: Query) -> Iterator[ColumnElement[bool]]:
         yield Representation.source_id.not_in([int(source_id) for source_id in query.exclude])
 
 
-def _candidates(query: Query, *more: ColumnElement[bool]) -> Select:
+def candidates(query: Query, *more: ColumnElement[bool]) -> Select:
     """Statement for the rows to compare, with their distances, in no order.
 
     The distance is written `… + 0`, which no index can sort by: so an exact search stays exact
@@ -390,27 +405,26 @@ def _no_upload() -> ColumnElement[bool]:
 
 def _expected(session: Session, query: Query) -> int:
     """Rows that the planner expects to have to compare."""
-    return int(queries.explain(session, _candidates(query))["Plan Rows"])
+    return int(queries.explain(session, candidates(query))["Plan Rows"])
 
 
 def scan(session: Session, query: Query, expected: int, *more: ColumnElement[bool]) -> Scan:
     """Compare every row (that fulfils `more` too), and count them unless many are expected."""
     counted = expected <= COUNTED_ROWS
-    candidates = _candidates(query, _no_upload(), *more)
+    statement = candidates(query, _no_upload(), *more)
     rows: sa.FromClause
     n: ColumnElement[int]
     if counted:
-        rows = candidates.cte("candidates").prefix_with("MATERIALIZED")
+        rows = statement.cte("candidates").prefix_with("MATERIALIZED")
         n = select(func.count()).select_from(rows).scalar_subquery()
     else:
-        rows = candidates.subquery("candidates")
+        rows = statement.subquery("candidates")
         n = sa.literal(expected)
-    statement = (
+    found = session.execute(
         select(rows.c.distance, rows.c.source_id, n.label("n"))
         .order_by(rows.c.distance, rows.c.source_id)
         .limit(query.k)
-    )
-    found = session.execute(statement).all()
+    ).all()
     return Scan(_neighbours(found), found[0].n if found else 0, counted)
 
 
@@ -434,7 +448,8 @@ def walk(
         "SET LOCAL enable_bitmapscan = off; "
         "SET LOCAL enable_sort = off"
     )
-    with _settings(session, settings) as connection:
+    with _undone(session) as connection:
+        connection.exec_driver_sql(settings)
         return _neighbours(connection.execute(walk_statement(query, index)).all())
 
 
@@ -461,14 +476,14 @@ def _newer(session: Session, query: Query, index: SearchIndex) -> Scan:
 
 
 @contextmanager
-def _settings(session: Session, settings: str) -> Iterator[Connection]:
-    """Change settings of the server for a while; the savepoint takes them back, come what may."""
+def _undone(session: Session) -> Iterator[Connection]:
+    """Take back in the end whatever was set, and let the transaction survive an error."""
     connection = session.connection()
-    connection.exec_driver_sql(f"SAVEPOINT before_settings; {settings}")
+    connection.exec_driver_sql("SAVEPOINT before_search")
     try:
         yield connection
     finally:
-        back = "ROLLBACK TO SAVEPOINT before_settings; RELEASE SAVEPOINT before_settings"
+        back = "ROLLBACK TO SAVEPOINT before_search; RELEASE SAVEPOINT before_search"
         connection.exec_driver_sql(back)
 
 
