@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from db import sky
+from db import layouts, sky
 from db.tables import (
     Base,
     Catalog,
@@ -16,6 +17,7 @@ from db.tables import (
     CutoutBlock,
     CutoutSet,
     ModelVersion,
+    Projection,
     Run,
     Shred,
     Source,
@@ -140,6 +142,23 @@ def make_shred(
         "flags": 0,
     }
     return _added(session, Shred(**(defaults | values)))
+
+
+def make_projection(
+    session: Session, source_ids: NDArray[np.int64], places: NDArray[np.float32], **values: Any
+) -> Projection:
+    """A projection, ready to look at, with these sources at these places, shape (n, 2)."""
+    defaults: dict[str, Any] = {
+        "name": f"projection {next(_number)}",
+        "method": "pca",
+        "seed": 0,
+        "n_fitted": 3,
+    }
+    if "model_version_id" not in values:
+        defaults["model_version_id"] = make_model_version(session, annotator="representations").id
+    projection = Projection(**(defaults | values))
+    layouts.save(session, projection, source_ids, places)
+    return projection
 
 
 def _added(session: Session, row: Row) -> Row:
