@@ -34,7 +34,7 @@ class Device:
 
 def prepare(precision: str = "float32") -> Device:
     """Find the device and set the precision of the networks that are loaded from now on."""
-    with _quiet():
+    with quiet():
         import keras
 
         keras.config.set_dtype_policy(precision)
@@ -96,7 +96,7 @@ def _has_driver() -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what the backend's libraries write to standard error while they look for a GPU.
 
     They write below Python, a screenful that reads like errors; `why_no_gpu` says it in a line.
