@@ -115,7 +115,7 @@ def published() -> keras.Model:
     x = layers.RandomRotation(0.5, fill_mode="reflect")(x)
     x = layers.RandomFlip("horizontal_and_vertical")(x)
     x = layers.RandomCrop(seen, seen)(x)  # (n, 224, 224, 1) in training, else as it is
-    x = layers.CenterCrop(seen, seen)(x)  # (n, 224, 224, 1)
+    x = layers.CenterCrop(seen, seen, name="center_crop")(x)  # (n, 224, 224, 1)
     return _with_outputs(picture, _network(x), "published")
 
 
@@ -203,6 +203,8 @@ def _weighted(model: keras.Model) -> list[keras.layers.Layer]:
 def _widened(values: NDArray, shape: tuple[int, ...]) -> NDArray:
     """Zeros for the weights of further input planes."""
     values = np.asarray(values)
+    if values.shape == shape:
+        return values
     return np.pad(values, [(0, n - have) for n, have in zip(shape, values.shape, strict=True)])
 
 
@@ -238,7 +240,9 @@ class Rings(layers.Layer):
         core = max(1, self.rings * 3 // 32)
         centre = ops.mean(light[:, :core], axis=(1, 2), keepdims=True)
         x = ops.concatenate([colour, light - centre], axis=-1)
-        return ops.concatenate([x[:, :, -self.overlap :], x, x[:, :, : self.overlap]], axis=2)
+        return ops.concatenate(
+            [x[:, :, self.rays - self.overlap :], x, x[:, :, : self.overlap]], axis=2
+        )
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """(n, rings, rays + 2 overlap, 4)."""

@@ -197,5 +197,6 @@ def mean_auc(
         mean(np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))]))
         for _ in range(n_resamples)
     ]
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    drawn = np.array(draws)[~np.isnan(draws)]
+    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
     return Interval(mean(np.arange(len(truth))), float(low), float(high))

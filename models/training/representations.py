@@ -104,6 +104,8 @@ def simulated_sky(n_sources: int, seed: int, progress: Progress | None = None) -
     from multiprocessing import get_context
 
     starts = range(0, n_sources, PIECE)
+    if len(starts) == 1:
+        return Sky(*_piece(n_sources, seed, 0))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         pieces = []
         for piece in pool.map(partial(_piece, n_sources, seed), starts):
