@@ -19,7 +19,7 @@ COMMANDS: Targets = {
         "Annotate what waits, with a progress bar, then stop.",
     ),
     "worker": ("workers.commands:worker", "Keep annotating whatever arrives, until stopped."),
-    "search": ("db.search_commands:search", "Find sources that look like others."),
+    "search": ("web.search_commands:search_command", "Find sources that look like others."),
     "projection": (
         "workers.projection_commands:projection",
         "Lay representations out in two dimensions.",

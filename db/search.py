@@ -433,11 +433,9 @@ def walk(
 ) -> list[Neighbour]:
     """Find nearest rows with the index, newer ones apart; fewer than k where it gave up.
 
-    `ef_search` is by default what the recall of the index was measured with, and always enough
-    for `query.k`.
+    `ef_search` is by default what the recall of the index was measured with.
     """
-    wanted = ef_search or index.recall_ef or EF_SEARCH
-    ef_search = min(max(wanted, 2 * query.k), MAX_EF_SEARCH)
+    ef_search = ef_search or enough_candidates(query.k, index.recall_ef)
     # With plans that sort or read in the order of the table switched off, the index is the only way
     # left: the planner weighs it well, but not always.
     settings = (
@@ -451,6 +449,11 @@ def walk(
     with _undone(session) as connection:
         connection.exec_driver_sql(settings)
         return _neighbours(connection.execute(walk_statement(query, index)).all())
+
+
+def enough_candidates(k: int, wanted: int | None) -> int:
+    """Return how many candidates to keep in a search of an index for k neighbours."""
+    return min(max(wanted or EF_SEARCH, 2 * k), MAX_EF_SEARCH)
 
 
 def walk_statement(query: Query, index: SearchIndex) -> Select:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db import search
-from db.search import EF_SEARCH, METRICS, Metric, Query
+from db.search import METRICS, Metric, Query
 from db.tables import ModelVersion, Representation, SearchIndex
 
 M = 24  # links per row; with 16 and 64 candidates some regions could not be reached
@@ -164,7 +164,7 @@ def measure(
     k, n_queries : int
         Neighbours of each search, and searches: always for the same rows.
     ef : int, optional
-        `hnsw.ef_search`; default what searches use.
+        `hnsw.ef_search`, at least 2 k; default what searches use.
     n_reduced : int
         Of these searches, how many to repeat in the full embedding.
     progress : callable
@@ -175,7 +175,7 @@ def measure(
     SearchIndexError
         None of the rows of the index is there any more.
     """
-    ef = ef or index.recall_ef or EF_SEARCH
+    ef = search.enough_candidates(k, ef or index.recall_ef)
     shares = []
     for query in _sample(session, index, k, n_queries):
         shares.append(_share_found(session, query, index, ef))
