@@ -78,7 +78,7 @@ def _scale(
         return pixel_scale, "as you said"
     if picture.pixel_scale is not None:
         return picture.pixel_scale, "as its header says"
-    return layout.pixel_scale, "as the file does not say"
+    return layout.pixel_scale, "as the encoder learnt, since the file does not say"
 
 
 def _centre(pixels: np.ndarray, longest: float) -> np.ndarray:
@@ -108,7 +108,7 @@ def _filled(pixels: np.ndarray, fill: float) -> np.ndarray:
 def _note(picture: Picture, layout: Layout, scale: float, said: str, missing: float) -> str:
     height, width = picture.pixels.shape[:2]
     kind = picture.media_type.partition("/")[2].upper()
-    words = [f"{kind}, {width} × {height} pixels of {scale:.4g}″ {said}"]
+    words = [f"{kind}, {width} × {height} pixels of {scale:.4g}″, {said}"]
     seen, shown = layout.size * layout.pixel_scale, min(height, width) * scale
     if shown > seen * (1 + MIN_MISSING):
         words.append(f"the central {seen:.1f}″ are looked at")

@@ -259,7 +259,8 @@ def _condition(wanted: Wanted) -> ColumnElement[bool] | None:
 def _render(
     wanted: Wanted, upload: Found | None, result: Result | None, problem: Missing | None
 ) -> str:
-    rows = [*result.rows, *result.examples.values()] if result else _suggested(wanted)
+    suggested = _suggested() if result is None and upload is None else []
+    rows = [*result.rows, *result.examples.values()] if result else suggested
     shown = queries.pictures(session(), [row["source_id"] for row in rows])
     states = [row.state for row in queries.workers(session())]
     return render_template(
@@ -268,7 +269,7 @@ def _render(
         upload=upload,
         result=result,
         problem=problem,
-        suggested=[] if result else rows,
+        suggested=suggested,
         pictures={source_id: cutouts.addresses(row) for source_id, row in shown.items()},
         missing={row["source_id"]: cutouts.missing(shown.get(row["source_id"])) for row in rows},
         comments=queries.column_comments(session()),
@@ -283,10 +284,10 @@ def _render(
     )
 
 
-def _suggested(wanted: Wanted) -> list[RowMapping]:
-    """Some sources to begin with, while nothing is asked for."""
+def _suggested() -> list[RowMapping]:
+    """Some sources to begin with."""
     version_id = queries.current_version_id(session(), search.ANNOTATOR)
-    if version_id is None or wanted.has_example:
+    if version_id is None:
         return []
     return queries.represented(session(), version_id, N_SUGGESTED)
 

@@ -1,14 +1,20 @@
 """A journey through the pages with a real browser, for what no test client can see."""
 
+import io
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
+from db import model_versions
+from db.tables import Representation, Upload
 from tests.web.conftest import Site
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -152,7 +158,17 @@ def test_the_first_tab_leads_past_the_menu(page: Page) -> None:
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-@pytest.mark.parametrize("path", ["/sources", "/sources?view=table", "/status", "/models"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sources",
+        "/sources?view=table",
+        "/search",
+        "/search?survey_id=src-020",
+        "/status",
+        "/models",
+    ],
+)
 def test_no_page_is_wider_than_a_phone(page: Page, path: str) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     page.goto(path)
@@ -168,6 +184,87 @@ def test_status_stays_fresh_and_keeps_what_was_unfolded(page: Page) -> None:
         page.clock.run_for(5100)
 
     expect(page.locator(".failure pre")).to_be_visible()
+
+
+def encode_uploads(site: Site) -> None:
+    """What a worker would do: give every upload the vector of source 20."""
+    with Session(site.engine) as session, session.begin():
+        version = model_versions.current(session, ["representations"])[0]
+        twentieth = session.get_one(Representation, (site.number(20), version.id))
+        values = {"model_version_id": version.id, "run_id": twentieth.run_id, "flags": 0}
+        for source_id in session.scalars(select(Upload.source_id)):
+            if not session.get(Representation, (source_id, version.id)):
+                vectors = {"embedding": twentieth.embedding, "reduced": twentieth.reduced}
+                session.add(Representation(source_id=source_id, **values, **vectors))
+
+
+def picture(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (level, level, 90)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_an_uploaded_image_leads_to_what_looks_like_it(page: Page, site: Site) -> None:
+    page.goto("/search")
+    mine = {"name": "mine.png", "mimeType": "image/png", "buffer": picture(10)}
+    page.locator("#file").set_input_files(mine)  # type: ignore[arg-type]
+    page.get_by_role("button", name="Upload and search").click()
+    expect(page.get_by_role("heading", name="Waiting for a worker")).to_be_visible()
+
+    encode_uploads(site)
+
+    expect(page.locator(".hit").first).to_contain_text("src-020", timeout=10_000)
+    expect(page.locator(".tray")).to_contain_text("mine.png")
+    page.get_by_role("link", name="More like src-021").click()
+    expect(page.locator(".tray")).to_contain_text("src-021")
+    page.get_by_role("link", name="Leave src-021 out").click()
+    expect(page.locator(".tray .example")).to_have_count(1)
+
+
+def test_an_image_can_be_dropped_on_the_search_page(page: Page) -> None:
+    page.goto("/search")
+    page.wait_for_load_state("load")
+    page.evaluate(
+        """bytes => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+            document.body.dispatchEvent(
+                new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+        }""",
+        list(picture(20)),
+    )
+
+    expect(page.get_by_text("dropped.png")).to_be_visible()
+
+
+def test_a_reader_searches_with_the_keyboard_alone(page: Page) -> None:
+    page.goto("/search")
+    press(page, "/")
+    page.keyboard.type("src-030")
+    press(page, "Enter")
+    expect(page).to_have_url("/search?survey_id=src-030")
+
+    press(page, "j")
+    press(page, "j")
+    expect(page.locator(".hit .card").nth(1)).to_be_focused()
+    press(page, "Enter")
+
+    expect(page.locator("h1")).to_have_text("src-031")
+    expect(page.get_by_role("heading", name="Looks like this")).to_be_visible()
+
+
+def test_a_search_works_without_scripts(browser: Browser, address: str) -> None:
+    context = browser.new_context(base_url=address, java_script_enabled=False)
+    page = context.new_page()
+    page.goto("/search")
+    page.locator("#id").fill("src-030")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.locator(".hit")).to_have_count(50)
+    page.locator("[name=p_min]").fill("0.95")
+    page.get_by_role("button", name="Apply").click()
+
+    expect(page.locator(".hit")).to_have_count(3)
+    context.close()
 
 
 def test_pages_work_without_scripts(browser: Browser, address: str) -> None:

@@ -224,10 +224,10 @@ def test_the_scale_is_the_users_before_the_headers_before_the_encoders(
     whole = send(client, content, "a.fits", whole="1").json["note"]
     by_default = send(client, picture_file(SOME)).json["note"]
 
-    assert "0.5″ as its header says" in by_header
-    assert "0.2″ as you said" in by_user
+    assert "0.5″, as its header says" in by_header
+    assert "0.2″, as you said" in by_user
     assert "so that all of it is seen" in whole
-    assert "0.262″ as the file does not say" in by_default
+    assert "0.262″, as the encoder learnt" in by_default
 
 
 def test_fluxes_are_stretched_as_for_the_networks(engine: Engine, client: FlaskClient) -> None:
