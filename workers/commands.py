@@ -20,7 +20,7 @@ from db import console, jobs, model_versions
 from db.engine import session_factory
 from db.home import pixels
 from db.tables import ModelVersion
-from models.encoders import EncoderError
+from models.network_files import EncoderError
 from models.registry import ChecksumError
 from workers import supply
 from workers.annotators import ANNOTATORS
@@ -38,7 +38,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 REASONS = (  # not to work, which explain themselves
     *(WorkerStopped, model_versions.VersionConflict, model_versions.UnknownVersion),
-    *(ChecksumError, EncoderError),
+    *(ChecksumError, EncoderError, FileNotFoundError),
 )
 NAMES = [annotator.name for annotator in ANNOTATORS]
 

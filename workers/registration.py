@@ -30,6 +30,7 @@ from models.reduction import N_COMPONENTS, Reduction
 from models.registry import Card
 from workers import sample
 from workers.annotators.representations import LARGEST, Representations
+from workers.device import prepare
 
 SAMPLE = 10_000  # sources
 PART = 64  # pictures per call of the encoder
@@ -120,6 +121,8 @@ def register(
     with console.friendly_errors(*reasons), tempfile.TemporaryDirectory() as folder:
         form = Form(**described)
         origin = str(file)
+        if file is None or file.suffix == ".keras":
+            prepare()  # Keras, without a word
         if imagenet:
             file, origin = Path(folder) / "imagenet.keras", "keras.applications"
             form = encoders.save_imagenet(file, form.size)
