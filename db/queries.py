@@ -38,7 +38,6 @@ from db.tables import (
     Upload,
     Worker,
 )
-from db.tables import Selection as SavedSelection
 
 Opinion = Literal["any", "given", "missing", "flagged"]
 COUNT_COST = 30_000.0  # planner's cost up to which counting takes well under a second
@@ -66,6 +65,7 @@ class Selection:
     mag_max: float | None = None
     opinion: Opinion = "any"
     cone: Cone | None = None
+    saved_id: int | None = None  # of a saved selection
 
     @property
     def wants_opinion(self) -> bool:
@@ -149,13 +149,7 @@ def n_represented(session: Session, version_id: int) -> int:
 
 def in_saved(selection_id: int) -> ColumnElement[bool]:
     """Return the condition on `annotated_source` that a source is in a saved selection."""
-    chosen = select(SelectionSource.source_id).where(SelectionSource.selection_id == selection_id)
-    return annotated_source.c.source_id.in_(chosen)
-
-
-def saved_selections(session: Session) -> Sequence[SavedSelection]:
-    """Return every saved selection by name."""
-    return session.scalars(select(SavedSelection).order_by(SavedSelection.name)).all()
+    return annotated_source.c.source_id.in_(_members(selection_id))
 
 
 def every_source(session: Session, selection: Selection, sort: str) -> Iterator[RowMapping]:
@@ -408,6 +402,8 @@ def _conditions(selection: Selection, version_id: int | None) -> Iterator[Column
     yield Source.ra.is_not(None)  # uploaded images have no position
     if selection.catalog_id is not None:
         yield Source.catalog_id == selection.catalog_id
+    if selection.saved_id is not None:
+        yield Source.id.in_(_members(selection.saved_id))
     if selection.survey_id is not None:
         yield Source.catalog_id.in_(select(Catalog.id))  # so that the unique index serves
         yield Source.survey_id == selection.survey_id
@@ -427,9 +423,15 @@ def _conditions(selection: Selection, version_id: int | None) -> Iterator[Column
         yield cone(around.ra, around.dec, around.radius_arcsec / 3600)
 
 
+def _members(selection_id: int) -> Select:
+    return select(SelectionSource.source_id).where(SelectionSource.selection_id == selection_id)
+
+
 def _view_conditions(selection: Selection, columns: Any) -> Iterator[ColumnElement[bool]]:
     if selection.catalog_id is not None:
         yield columns.catalog_id == selection.catalog_id
+    if selection.saved_id is not None:
+        yield in_saved(selection.saved_id)
     if selection.survey_id is not None:
         yield columns.survey_id == selection.survey_id
     yield from _between(columns.p_shred, selection.p_min, selection.p_max)

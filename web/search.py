@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, RowMapping
 from werkzeug.exceptions import BadRequest
 from werkzeug.wrappers import Response
 
-from db import queries, search
+from db import queries, search, selections
 from db.queries import Selection
 from db.search import Answer, Query, SearchError
 from db.tables import ModelVersion
@@ -247,11 +247,12 @@ def _condition(wanted: Wanted) -> ColumnElement[bool] | None:
     """The filters as one condition on `annotated_source`."""
     parts = [queries.condition(wanted.filters), wanted.where]
     if wanted.saved is not None:
-        saved = {one.name: one.id for one in queries.saved_selections(session())}
-        if wanted.saved not in saved:
-            names = ", ".join(list(saved)[:20]) or "none is saved yet"
-            raise BadParameter("selection", f"a saved selection ({names})", wanted.saved)
-        parts.append(queries.in_saved(saved[wanted.saved]))
+        saved = selections.find(session(), wanted.saved)
+        if saved is None:
+            names = [one.name for one in selections.listed(session())[:20]]
+            known = ", ".join(names) or "none is saved yet"
+            raise BadParameter("selection", f"a saved selection ({known})", wanted.saved)
+        parts.append(queries.in_saved(saved.id))
     given = [part for part in parts if part is not None]
     return sa.and_(*given) if given else None
 
@@ -274,7 +275,7 @@ def _render(
         missing={row["source_id"]: cutouts.missing(shown.get(row["source_id"])) for row in rows},
         comments=queries.column_comments(session()),
         catalogs=queries.catalogs(session()),
-        saved=queries.saved_selections(session()),
+        saved=selections.listed(session()),
         worker_alive="alive" in states,
         wait=WAIT,
         metric_words=METRIC_WORDS,
