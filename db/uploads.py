@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db import model_versions
-from db.cutouts import Layout, SetBusy, Writer, create_set
+from db.cutouts import Layout, SetBusy, Writer, create_set, layout_of
 from db.tables import (
     Catalog,
     Cutout,
@@ -142,6 +142,8 @@ def find(session: Session, token: str) -> Found | None:
     if row is not None:
         return Found(upload, "encoded" if row[1] else "flagged", version.name, flags=row[0])
     error = session.scalar(_failures(version).where(Cutout.source_id == upload.source_id).limit(1))
+    if error is None and not _is_as_wanted(session, upload):
+        error = "The image was prepared for another encoder than the current one: upload it again."
     state: Literal["waiting", "failed"] = "waiting" if error is None else "failed"
     return Found(upload, state, version.name, error or "")
 
@@ -196,6 +198,13 @@ def _same(session: Session, cutout_set_id: int, image: Image) -> str | None:
         .order_by(Upload.created_at.desc())
         .limit(1)
     )
+
+
+def _is_as_wanted(session: Session, upload: Upload) -> bool:
+    """Whether the picture of an upload is of the kind that the current encoder wants."""
+    layouts = select(CutoutSet).join(Cutout, Cutout.cutout_set_id == CutoutSet.id)
+    stored = session.scalars(layouts.where(Cutout.source_id == upload.source_id)).one()
+    return layout_of(stored) == wanted_layout(session)
 
 
 def _check_room(session: Session) -> None:

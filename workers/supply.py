@@ -12,7 +12,7 @@ from itertools import groupby
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from db import jobs, model_versions
+from db import jobs, model_versions, uploads
 from db.tables import CutoutSet, ModelVersion
 from workers.annotators.base import Annotator, Inputs
 
@@ -56,7 +56,7 @@ def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[Cut
         better |= {set_id: ranked[:rank] for rank, set_id in enumerate(ranked)}
         if serving:
             unused += [set_id for set_id in problems if set_id not in ranked]
-        else:
+        elif not uploads.is_upload(of_catalog[0]):  # what is uploaded is made for one encoder
             refused |= dict.fromkeys(
                 problems, _refusal(annotator.name, inputs, of_catalog, problems)
             )

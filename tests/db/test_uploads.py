@@ -18,6 +18,7 @@ from db.uploads import Image, UploadRefused
 from tests.builders import make_catalog, make_model_version, make_run, make_source
 
 LAYOUT = Layout(uploads.BANDS, 16, 0.262, "uint8", "display")
+CARD = {"inputs": {"size": 16, "pixel_scale": 0.262}}
 
 
 def image(level: int = 7, **values: Any) -> Image:
@@ -89,7 +90,7 @@ def test_an_upload_waits_until_the_current_encoder_has_seen_it(
     before = find(engine, token)
     with Session(engine) as session, session.begin():
         version = make_model_version(
-            session, annotator="representations", name="tiny.test", state="current"
+            session, annotator="representations", name="tiny.test", state="current", card=CARD
         )
         run = make_run(session, version)
         waiting = uploads.find(session, token)
@@ -117,7 +118,9 @@ def test_an_upload_the_encoder_can_make_nothing_of_is_flagged(
 ) -> None:
     token = uploads.store(engine, tmp_path, image())
     with Session(engine) as session, session.begin():
-        version = make_model_version(session, annotator="representations", state="current")
+        version = make_model_version(
+            session, annotator="representations", state="current", card=CARD
+        )
         upload = session.get_one(Upload, token)
         values = {"source_id": upload.source_id, "model_version_id": version.id, "flags": 8}
         session.add(Representation(**values, run_id=make_run(session, version).id))
@@ -140,6 +143,21 @@ def test_a_failed_job_keeps_its_error(engine: Engine, tmp_path: Path) -> None:
 
     assert found
     assert (found.state, found.error) == ("failed", "out of memory")
+
+
+def test_an_image_for_another_encoder_is_to_be_uploaded_again(
+    engine: Engine, tmp_path: Path
+) -> None:
+    token = uploads.store(engine, tmp_path, image())
+    with Session(engine) as session, session.begin():
+        card = {"inputs": {"size": 424, "pixel_scale": 0.1}}
+        make_model_version(session, annotator="representations", state="current", card=card)
+
+    found = find(engine, token)
+
+    assert found
+    assert found.state == "failed"
+    assert "upload it again" in found.error
 
 
 def test_nobody_knows_an_unknown_token(engine: Engine) -> None:

@@ -101,6 +101,16 @@ def test_a_refused_catalog_is_taken_up_when_a_set_that_serves_arrives(session: S
     assert session.scalars(sa.select(Job.state)).all() == ["todo"]
 
 
+def test_uploaded_images_that_do_not_suit_an_annotator_are_no_failures(session: Session) -> None:
+    version = make_model_version(session, annotator="fake")
+    uploaded = make_cutout_set(session, size=4, origin="upload")
+
+    found = supply.supply(version, FakeAnnotator, [uploaded])
+
+    assert found.set_ids == []
+    assert found.refused == {}
+
+
 def test_an_annotator_waits_for_those_it_comes_after(session: Session) -> None:
     class Follower(OtherAnnotator):
         after = ("fake",)
