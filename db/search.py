@@ -321,7 +321,7 @@ def _nearest(session: Session, query: Query) -> Answer:
         if len(rows) == query.k:
             newer = _newer(session, query, index)
             found = sorted(rows + newer.rows)[: query.k]
-            return _answer(session, query, found, _how_walked(index, newer), index, newer.n)
+            return _answer(session, query, found, _how_walked(query, index, newer), index, newer.n)
     compared = scan(session, query, expected or _expected(session, query))
     return _answer(session, query, compared.rows, _how_scanned(session, query, compared))
 
@@ -525,7 +525,7 @@ def _how_scanned(session: Session, query: Query, scan: Scan) -> str:
     return f"Exact: {number} representations of {name}{passing} were compared ({measure})."
 
 
-def _how_walked(index: SearchIndex, newer: Scan) -> str:
+def _how_walked(query: Query, index: SearchIndex, newer: Scan) -> str:
     if index.recall is None:
         measured = "recall not measured yet"
     else:
@@ -534,6 +534,8 @@ def _how_walked(index: SearchIndex, newer: Scan) -> str:
         )
     metric = METRIC_WORDS[index.metric]
     text = f"Approximate: {metric} HNSW index of {index.n_rows:,} rows, {measured}"
+    if query.where is not None:
+        text += " without filter; rows that fail the filter were passed over"
     return f"{text}; {newer.n:,} newer rows compared exactly." if newer.n else f"{text}."
 
 

@@ -188,7 +188,8 @@ def test_a_filtered_search_of_the_index_finds_them_too(
 
     ids, _ = nearest_by_numpy(rows, rows.vectors[0], "l1", 20, rows.mag_r < limit)
     assert answer.source_ids == ids
-    assert answer.exact == (share == 0.001)  # only 3 rows pass: the index gives up
+    assert answer.exact == (share < 0.01)  # too few rows pass: the index gives up
+    assert answer.exact or "rows that fail the filter were passed over" in answer.how
 
 
 def test_a_filter_that_the_index_gives_up_on_is_answered_exactly(
