@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models import encoders, network_files
+from models import encoders, network_files, registry
 from models.encoders import FileEncoder, Form
 from models.network_files import EncoderError
 from models.reduction import N_COMPONENTS, Reduction
+from models.registry import Card
 from tests.encoders import GRID, SIZE, make_card, write_keras, write_onnx
 
 
@@ -207,6 +208,20 @@ def test_an_encoder_is_loaded_by_its_card(tmp_path: Path, pictures: NDArray) -> 
 
     assert embedding.shape == (5, 48)
     assert reduced.shape == (5, N_COMPONENTS)
+
+
+def test_an_encoder_that_ships_is_loaded_by_its_card_too(tmp_path: Path) -> None:
+    from models import representations
+
+    weights = tmp_path / "representations-efficientnetb0.test.weights.h5"
+    representations.build("efficientnetb0", size=32).save_weights(weights)
+    name, sha256 = "efficientnetb0.test", registry.sha256(weights)
+    card = Card("representations", name, str(weights), sha256, build={"size": 32})
+    pictures = np.random.default_rng(1).integers(0, 255, (2, 32, 32, 3), np.uint8)
+
+    embedding, reduced = encoders.load(card).encode(pictures, batch_size=2)
+
+    assert (embedding.shape, reduced.shape) == ((2, 1280), (2, N_COMPONENTS))
 
 
 def test_the_components_are_orthogonal_and_ordered_and_keep_the_distances() -> None:

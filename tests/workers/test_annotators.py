@@ -1,4 +1,4 @@
-"""What every annotator keeps to; runs for each of ANNOTATORS, with the shipped weights."""
+"""What every annotator keeps to; runs for each of ANNOTATORS."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ EVERY = [*ANNOTATORS, FakeAnnotator]
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Annotator]:
-    """Every annotator with its current weights."""
+    """Every annotator with its shipped weights, representations with a tiny encoder."""
     shipped = {annotator.name: registry.cards(annotator.name)[:1] for annotator in ANNOTATORS}
     others = {
         "fake": fake_cards("fake"),
