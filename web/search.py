@@ -173,6 +173,7 @@ def _find(wanted: Wanted, upload: Found | None) -> Result:
     try:
         example = _example(wanted, upload, version)
         like = [*([example.source_id] if example else []), *wanted.like]
+        examples = _rows([*like, *wanted.unlike], upload)
         vectors, unlike = (
             [search.vector_of(session(), one, version, wanted.space) for one in ids]
             for ids in (like, wanted.unlike)
@@ -190,14 +191,20 @@ def _find(wanted: Wanted, upload: Found | None) -> Result:
         found = search.nearest(session(), query)
     except SearchError as error:
         raise Missing(str(error), "Search with another example.") from error
-    rows = queries.annotated(session(), [*found.source_ids, *query.exclude])
-    by_id = {row["source_id"]: row for row in rows}
-    return Result(
-        found,
-        [by_id[source_id] for source_id in found.source_ids],
-        example,
-        {one: by_id[one] for one in query.exclude if one in by_id},
-    )
+    return Result(found, queries.annotated(session(), found.source_ids), example, examples)
+
+
+def _rows(source_ids: list[int], upload: Found | None) -> dict[int, RowMapping]:
+    """Return the rows of the examples; only its token leads to an uploaded image."""
+    rows = {row["source_id"]: row for row in queries.annotated(session(), source_ids)}
+    own = upload.upload.source_id if upload else None
+    unknown = [one for one in source_ids if one not in rows and one != own]
+    if unknown:
+        raise Missing(
+            f"There is no source {unknown[0]}.",
+            "The number is Skygloss's own, as in the address of a source's page.",
+        )
+    return rows
 
 
 def _version(wanted: Wanted) -> ModelVersion:

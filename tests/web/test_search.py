@@ -16,6 +16,7 @@ from db.tables import Selection, SelectionSource
 from tests.builders import make_catalog, make_model_version, make_source
 from tests.web.conftest import Site
 from web import create_app
+from web.search_parameters import EXAMPLE, FILTERS, OPTIONS, SETS
 
 MACHINE = {"Accept": "application/json"}
 PAGES_MD = Path(__file__).parents[2] / "docs" / "pages.md"
@@ -341,6 +342,13 @@ def test_a_large_catalog_without_an_index_has_no_such_strip(
     monkeypatch.setattr("db.search.FEW_ROWS", 0)
 
     assert "looks alike" not in client.get(f"/sources/{site.number(20)}").text
+
+
+@pytest.mark.parametrize("name", [*EXAMPLE, *SETS, *FILTERS, *OPTIONS])
+def test_every_parameter_is_documented(name: str) -> None:
+    section = PAGES_MD.read_text().partition("## Search")[2]
+
+    assert f"`{name}`" in section
 
 
 def test_the_example_in_the_documentation_works(client: FlaskClient) -> None:

@@ -102,6 +102,10 @@ def test_the_picture_of_a_source_is_encoded_by_a_worker_and_finds_that_source_fi
         fourth = session.scalars(select(Source.survey_id).order_by(Source.id).offset(3)).first()
     assert answer["sources"][0]["survey_id"] == fourth
     assert len(answer["sources"]) == 5
+    with Session(engine) as session:
+        own = session.get_one(Upload, accepted.json["token"]).source_id
+    assert client.get(f"/search?id={own}").status_code == 404
+    assert client.get(f"/search.json?like={own}").status_code == 404
     assert "your image" in page
     assert "galaxy.png" in page
 
