@@ -37,7 +37,9 @@ def create_app(engine: Engine | None = None, pixels: Path | None = None) -> Flas
         errors,
         formats,
         health,
+        projections,
         search,
+        selections,
         sources,
         status,
         uploads,
@@ -52,7 +54,17 @@ def create_app(engine: Engine | None = None, pixels: Path | None = None) -> Flas
     errors.register(app)
     app.config["PIXELS"] = pixels
     app.config["MAX_CONTENT_LENGTH"] = uploads.MAX_BYTES
-    for module in (sources, search, uploads, cutouts, status, versions, health):
+    for module in (
+        sources,
+        search,
+        projections,
+        selections,
+        uploads,
+        cutouts,
+        status,
+        versions,
+        health,
+    ):
         app.register_blueprint(module.blueprint)
     app.add_url_rule("/", "home", _home)
     app.after_request(_secure)

@@ -21,9 +21,11 @@ from werkzeug.exceptions import BadRequest
 from db.pages import Position
 from db.queries import SORTS, Cone, Opinion, Selection
 from db.tables import Catalog
+from db.tables import Selection as SavedSelection
 
 FILTERS = (
     "catalog",
+    "selection",
     "p_min",
     "p_max",
     "mag_min",
@@ -75,13 +77,15 @@ class Request:
         return {name: value for name, value in merged.items() if value}
 
 
-def read(catalogs: Sequence[Catalog], paged: bool = False) -> Request:
+def read(
+    catalogs: Sequence[Catalog], saved: Sequence[SavedSelection], paged: bool = False
+) -> Request:
     """Read the selection from the current request's address; `paged` allows after and before."""
     arguments = read_arguments((*FILTERS, "sort", "view", *(PAGES if paged else ())))
     sort = read_choice(arguments, "sort", SORTS, DEFAULT_SORT)
     view = read_choice(arguments, "view", VIEWS, VIEWS[0])
     kept = {name: value for name, value in arguments.items() if name not in PAGES}
-    return Request(_selection(arguments, catalogs), sort, view, kept)
+    return Request(_selection(arguments, catalogs, saved), sort, view, kept)
 
 
 def read_positions(sort: str) -> tuple[Position | None, Position | None]:
@@ -138,7 +142,9 @@ def read_arguments(known: Sequence[str], repeated: Sequence[str] = ()) -> dict[s
     return found
 
 
-def _selection(arguments: Mapping[str, str], catalogs: Sequence[Catalog]) -> Selection:
+def _selection(
+    arguments: Mapping[str, str], catalogs: Sequence[Catalog], saved: Sequence[SavedSelection]
+) -> Selection:
     p_min, p_max = read_range(arguments, "p_min", "p_max", 0, 1, "a probability from 0 to 1")
     mag_min, mag_max = read_range(arguments, "mag_min", "mag_max", -50, 50, "a magnitude like 19.5")
     opinion = read_choice(arguments, "opinion", get_args(Opinion), "any")
@@ -148,6 +154,7 @@ def _selection(arguments: Mapping[str, str], catalogs: Sequence[Catalog]) -> Sel
         )
     return Selection(
         catalog_id=read_catalog(arguments, catalogs),
+        saved_id=read_saved(arguments, saved),
         survey_id=arguments.get("id"),
         p_min=p_min,
         p_max=p_max,
@@ -170,6 +177,18 @@ def read_catalog(
             return catalog.id
     known = ", ".join(catalog.name for catalog in catalogs[:20]) or "none: the database is empty"
     raise BadParameter(parameter, f"the name of a catalog ({known})", name)
+
+
+def read_saved(arguments: Mapping[str, str], saved: Sequence[SavedSelection]) -> int | None:
+    """Read the name of a saved selection and return its number."""
+    name = arguments.get("selection")
+    if name is None:
+        return None
+    for one in saved:
+        if one.name == name:
+            return one.id
+    known = ", ".join(one.name for one in saved[:20]) or "none is saved yet"
+    raise BadParameter("selection", f"the name of a saved selection ({known})", name)
 
 
 def read_range(

@@ -12,7 +12,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, render_template
 from werkzeug.exceptions import BadRequest
 
-from db import queries
+from db import queries, selections
 from db.pages import Position
 from web import cutouts, parameters, search, votable
 from web.database import session, steady_session
@@ -48,8 +48,8 @@ class TooMany(BadRequest):
 @blueprint.get("/sources")
 def listing() -> str:
     """Show a page of a selection."""
-    catalogs = queries.catalogs(session())
-    wanted = parameters.read(catalogs, paged=True)
+    catalogs, saved = queries.catalogs(session()), selections.listed(session())
+    wanted = parameters.read(catalogs, saved, paged=True)
     after, before = parameters.read_positions(wanted.sort)
     page, rows = queries.sources(
         session(), wanted.selection, wanted.sort, PAGE_SIZES[wanted.view], after, before
@@ -59,6 +59,7 @@ def listing() -> str:
         "sources.html",
         wanted=wanted,
         catalogs=catalogs,
+        saved=saved,
         rows=rows,
         comments=queries.column_comments(session()),
         pictures={source_id: cutouts.addresses(row) for source_id, row in pictures.items()},
@@ -74,7 +75,7 @@ def listing() -> str:
 @blueprint.get("/sources.csv")
 def download() -> Response:
     """Stream every row of a selection as CSV, with the columns of `annotated_source`."""
-    wanted = parameters.read(queries.catalogs(session()))
+    wanted = _wanted()
     columns = list(queries.column_comments(session()))
     lines = _csv(wanted, columns)
     head = next(lines)  # now, while trouble with the database can still be answered by 503
@@ -90,7 +91,7 @@ def download() -> Response:
 @blueprint.get("/sources.vot")
 def votable_download() -> Response:
     """Send a selection as VOTable, with the columns of `annotated_source`; made in memory."""
-    wanted = parameters.read(queries.catalogs(session()))
+    wanted = _wanted()
     types, comments = queries.column_types(session()), queries.column_comments(session())
     with steady_session() as own:
         every = queries.every_source(own, wanted.selection, wanted.sort)
@@ -107,7 +108,7 @@ def votable_download() -> Response:
 @blueprint.get("/sources/<int:source_id>")
 def one(source_id: int) -> str:
     """Show everything known about one source."""
-    wanted = parameters.read(queries.catalogs(session()))
+    wanted = _wanted()
     found = queries.annotated(session(), [source_id]) if source_id < 2**63 else []
     if not found:
         raise Missing(
@@ -143,6 +144,10 @@ def one(source_id: int) -> str:
         previous=before,
         next=after,
     )
+
+
+def _wanted() -> parameters.Request:
+    return parameters.read(queries.catalogs(session()), selections.listed(session()))
 
 
 def _adjacent(wanted: parameters.Request, source_id: int) -> tuple[int | None, int | None]:
