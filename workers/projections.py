@@ -177,7 +177,7 @@ def fit_umap(
 
     packages = ("umap-learn", "pynndescent", "numba")
     versions = {package: package_version(package) for package in packages}
-    return place, np.asarray(fitted, np.float32), {"space": SPACE, **options, **versions}
+    return place, np.asarray(fitted, np.float32), {"space": SPACE, **options, "software": versions}
 
 
 def _placed(
