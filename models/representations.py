@@ -75,7 +75,7 @@ def encode(
     return embedding.astype(np.float32), reduced.astype(np.float32)
 
 
-def efficientnetb0(view: str = "picture", size: int = SIZE) -> keras.Model:
+def efficientnetb0(view: str = "picture", views: int = 1, size: int = SIZE) -> keras.Model:
     """The colour form, for survey cutouts of 128 pixels.
 
     Parameters
@@ -84,6 +84,9 @@ def efficientnetb0(view: str = "picture", size: int = SIZE) -> keras.Model:
         What the network sees: the picture itself (4,049,571 parameters), or the picture on rings
         about the source with a fourth plane, how much brighter or fainter each point is than the
         centre (4,049,861 parameters).
+    views : {1, 2, 4}
+        Over how many views the embedding is averaged: the picture, its mirror image, and both
+        turned by 90 degrees. In training there is always one.
     size : int
         Side of the pictures [pixel].
 
@@ -94,8 +97,11 @@ def efficientnetb0(view: str = "picture", size: int = SIZE) -> keras.Model:
     picture = keras.Input((size, size, 3), name="picture")
     if view not in VIEWS:
         raise ValueError(f"an encoder may look at {' or '.join(VIEWS)}, not at {view!r}")
-    seen = VIEWS[view](picture)
-    return _with_outputs(picture, _network(seen), "efficientnetb0")
+    if views not in (1, 2, 4):
+        raise ValueError(f"views must be 1, 2 or 4, not {views}")
+    seen = VIEWS[view](Views(views, name="views")(picture))
+    embedding = MeanOfViews(views, name="mean_of_views")(_network(seen))
+    return _with_outputs(picture, embedding, "efficientnetb0")
 
 
 def published() -> keras.Model:
@@ -247,6 +253,46 @@ class Rings(layers.Layer):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """(n, rings, rays + 2 overlap, 4)."""
         return (input_shape[0], self.rings, self.rays + 2 * self.overlap, 4)
+
+
+@keras.saving.register_keras_serializable("skygloss")
+class Views(layers.Layer):
+    """Pictures as they are, mirrored, and both turned: (n, s, s, c) becomes (views n, s, s, c)."""
+
+    def __init__(self, views: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.views = views
+
+    def call(self, picture: Any, training: bool = False) -> Any:
+        """View by view; in training one view only."""
+        if training or self.views == 1:
+            return picture
+        turned = ops.transpose(picture, (0, 2, 1, 3))
+        every = [picture, ops.flip(picture, axis=2), turned, ops.flip(turned, axis=2)]
+        return ops.concatenate(every[: self.views], axis=0)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """(any, s, s, c)."""
+        return (None, *input_shape[1:])
+
+
+@keras.saving.register_keras_serializable("skygloss")
+class MeanOfViews(layers.Layer):
+    """Undo `Views`: (views n, d) becomes the mean over the views, (n, d)."""
+
+    def __init__(self, views: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.views = views
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Average; see the class."""
+        if training or self.views == 1:
+            return x
+        return ops.mean(ops.reshape(x, (self.views, -1, x.shape[-1])), axis=0)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """(any, d)."""
+        return (None, input_shape[-1])
 
 
 VIEWS: dict[str, Callable[[Any], Any]] = {"picture": _as_it_is, "rings": _rings}
