@@ -481,6 +481,7 @@ def _newer(session: Session, query: Query, index: SearchIndex) -> Scan:
 @contextmanager
 def _undone(session: Session) -> Iterator[Connection]:
     """Take back in the end whatever was set, and let the transaction survive an error."""
+    session.flush()  # what the caller has changed is not to be taken back
     connection = session.connection()
     connection.exec_driver_sql("SAVEPOINT before_search")
     try:

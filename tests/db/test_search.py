@@ -226,6 +226,25 @@ def test_a_filter_that_cannot_be_computed_is_said_and_spares_the_transaction(
     assert search.nearest(session, query(rows)).source_ids
 
 
+def test_a_filtered_search_keeps_what_the_caller_has_not_stored_yet(
+    session: Session, rows: Rows
+) -> None:
+    session.add(
+        Upload(
+            token="t",
+            source_id=int(rows.source_ids[0]),
+            file_name="f",
+            sha256="0",
+            media_type="image/png",
+        )
+    )
+
+    search.nearest(session, query(rows, where=columns.c.mag_r < 16))
+
+    session.expire_all()
+    assert session.get(Upload, "t") is not None
+
+
 @pytest.mark.parametrize("i", [0, 11, 222, 1333])
 def test_the_index_finds_what_an_exact_search_finds(walked: tuple[Session, Rows], i: int) -> None:
     session, rows = walked
