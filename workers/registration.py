@@ -191,6 +191,8 @@ def _check_name(name: str) -> None:
             f"a version is named ARCHITECTURE.TAG, in letters, digits and -+_, such as zoobot.mine;"
             f" not {name!r}"
         )
+    if name in (card.name for card in registry.cards(Representations.name)):
+        raise VersionConflict(f"{name} ships with Skygloss: choose another tag")
 
 
 def _inputs(wanted: Registration) -> dict[str, Any]:
@@ -209,7 +211,7 @@ def _registered(engine: Engine, wanted: Registration, sha256: str) -> Card | Non
     for version in versions:
         if version.name == wanted.name:
             asked = {**wanted.form.as_dict(), "inputs": _inputs(wanted), "sha256": sha256}
-            found = {**version.card["build"], **version.card}
+            found = {**version.card.get("build", {}), **version.card}
             if {key: found.get(key) for key in asked} != asked:
                 raise VersionConflict(
                     f"representations {wanted.name} is registered with another file or description."
