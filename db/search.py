@@ -195,15 +195,8 @@ def nearest(session: Session, query: Query) -> Answer:
 
 def usable_index(session: Session, version_id: int, metric: str) -> SearchIndex | None:
     """Return what is known of the index of a version and metric, if there is a valid one."""
-    valid = sa.text(
-        "EXISTS (SELECT FROM pg_index WHERE indisvalid "
-        "AND indexrelid = to_regclass('ix_representation_hnsw_' || search_index.id))"
-    )
-    return session.scalar(
-        select(SearchIndex).where(
-            SearchIndex.model_version_id == version_id, SearchIndex.metric == metric, valid
-        )
-    )
+    found = _index(session, version_id, metric)
+    return None if found is None else found[0]
 
 
 def vector_of(
@@ -309,19 +302,38 @@ def source_at(
     return Place(found.id, found.survey_id, found.separation, warning)
 
 
+def _index(session: Session, version_id: int, metric: str) -> tuple[SearchIndex, bool] | None:
+    """Find the valid index of a version and metric, and whether there are newer rows."""
+    valid = sa.text(
+        "EXISTS (SELECT FROM pg_index WHERE indisvalid "
+        "AND indexrelid = to_regclass('ix_representation_hnsw_' || search_index.id))"
+    )
+    newer = sa.exists().where(
+        Representation.model_version_id == version_id,
+        Representation.ordinal > SearchIndex.built_until,
+    )
+    found = session.execute(
+        select(SearchIndex, newer).where(
+            SearchIndex.model_version_id == version_id, SearchIndex.metric == metric, valid
+        )
+    ).one_or_none()
+    return None if found is None else (found[0], found[1])
+
+
 def _nearest(session: Session, query: Query) -> Answer:
     """Choose the way and take it."""
-    index = None
+    index, has_newer = None, False
     if not query.exact and query.space == "reduced":
-        index = usable_index(session, query.version_id, query.metric)
+        found = _index(session, query.version_id, query.metric)
+        index, has_newer = found or (None, False)
     unfiltered = index is not None and query.where is None
     expected = 0 if unfiltered else _expected(session, query)
     if index is not None and (unfiltered or expected > FEW_ROWS):
         rows = walk(session, query, index)
         if len(rows) == query.k:
-            newer = _newer(session, query, index)
-            found = sorted(rows + newer.rows)[: query.k]
-            return _answer(session, query, found, _how_walked(query, index, newer), index, newer.n)
+            newer = _newer(session, query, index) if has_newer else Scan([], 0, counted=True)
+            merged = sorted(rows + newer.rows)[: query.k]
+            return _answer(session, query, merged, _how_walked(query, index, newer), index, newer.n)
     compared = scan(session, query, expected or _expected(session, query))
     return _answer(session, query, compared.rows, _how_scanned(session, query, compared))
 
@@ -471,11 +483,7 @@ def walk_statement(query: Query, index: SearchIndex) -> Select:
 
 def _newer(session: Session, query: Query, index: SearchIndex) -> Scan:
     """Compare the rows that came after an index was built."""
-    newer = Representation.ordinal > index.built_until
-    version = Representation.model_version_id == index.model_version_id
-    if not session.scalar(select(sa.exists().where(version, newer))):
-        return Scan([], 0, counted=True)  # a quick look spares most searches a longer statement
-    return scan(session, query, 0, newer)
+    return scan(session, query, 0, Representation.ordinal > index.built_until)
 
 
 @contextmanager
