@@ -1,14 +1,13 @@
 """Projections: all sources on a plane as a density, to zoom into, with sources to look at.
 
-A view is a square of 8 x 8 tiles of the level three below its zoom, so that it begins at a tile;
-what is in it is read by `db.projections`. Saving what a lasso caught is for `web.selections`.
+What is in a view (`web.projection_views`) is read by `db.projections`. Saving what a lasso caught
+is for `web.selections`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,38 +25,16 @@ from web import cutouts, density
 from web.database import session
 from web.errors import Missing
 from web.parameters import MAX_BIGINT, BadParameter, read_arguments, read_number
+from web.projection_views import MAX_ZOOM, N_TILES, TILE_DEPTH, View, around, exists
 
 blueprint = Blueprint("projections", __name__)
 
-N_TILES = 8  # along each side of a view
-TILE_DEPTH = 3  # levels from a view's zoom to its tiles
-MAX_ZOOM = 10
 SOURCE_ZOOM = 4  # where a source is shown on the projection
 HOVER_DEPTH = 3  # levels from a view's tiles to the squares that the pointer tells apart
 BIN_DEPTHS = ((2_000, 3), (50_000, 4), (math.inf, 5))  # levels from tiles to bins, by n_points
 PICTURE = 0.33  # tile: half of a picture with its margin, so that none hides another
 CROWD = 5_000  # sources in view above which pictures would only hide where they are
 CLOSE = 3  # zoom from which pictures are shown however many sources there are
-
-
-@dataclass(frozen=True)
-class View:
-    """A square of a projection; column and row are those of its lower left tile."""
-
-    zoom: int
-    column: int
-    row: int
-
-    @property
-    def window(self) -> Window:
-        """The tiles in view."""
-        return Window(self.zoom + TILE_DEPTH, self.column, self.row, N_TILES)
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """The middle of the view on the unit square."""
-        half, tiles = N_TILES / 2, 1 << self.zoom + TILE_DEPTH
-        return (self.column + half) / tiles, (self.row + half) / tiles
 
 
 class Found(NamedTuple):
@@ -103,8 +80,8 @@ def page(name: str) -> str:
         pictures={key: cutouts.addresses(row) for key, row in pictures.items()},
         missing={key: cutouts.missing(pictures.get(key)) for key in rows},
         show_pictures=n <= CROWD or view.zoom >= CLOSE,
-        mark=_in_view(view, marked) if marked else None,
-        moves=_moves(found, view),
+        mark=view.in_view(*marked) if marked else None,
+        moves={word: address(found, to) if to else None for word, to in view.beside().items()},
         corners=_corners(found, view),
         max_zoom=MAX_ZOOM,
         max_corners=MAX_CORNERS,
@@ -115,11 +92,10 @@ def page(name: str) -> str:
 def picture(name: str, zoom: int, column: int, row: int) -> Response:
     """Draw the density of a view."""
     found = find(name)
-    most = (1 << min(zoom, MAX_ZOOM) + TILE_DEPTH) - N_TILES
-    if zoom > MAX_ZOOM or max(column, row) > most:
+    if not exists(zoom, column, row):
         raise Missing(
             f"Projection {name!r} has no view {zoom}/{column}/{row}.",
-            f"Zoom is from 0 to {MAX_ZOOM}; column and row at this zoom from 0 to {most}.",
+            "The page of the projection shows the views there are.",
         )
     view = View(zoom, column, row)
     counts = projections.density(session(), found.projection.id, view.window, bins(found, view))
@@ -197,13 +173,15 @@ def _between(low: float, high: float) -> str:
 
 def _marked(found: Found, arguments: Mapping[str, str]) -> tuple[float, float] | None:
     """Return where the source to be marked is on the unit square."""
-    source_id = read_number(arguments, "source", 0, MAX_BIGINT, "the number of a source")
-    if source_id is None:
+    word = arguments.get("source")
+    if word is None:
         return None
-    there = projections.place(session(), found.projection.id, int(source_id))
+    if not (word.isascii() and word.isdecimal() and int(word) <= MAX_BIGINT):
+        raise BadParameter("source", "the number of a source, as in its address", word)
+    there = projections.place(session(), found.projection.id, int(word))
     if there is None:
         raise Missing(
-            f"Source {int(source_id)} is not on projection {found.projection.name!r}.",
+            f"Source {word} is not on projection {found.projection.name!r}.",
             "It had no representation when the projection was made, or it is an uploaded image.",
         )
     x, y = found.frame.unit([there])[0]
@@ -216,23 +194,15 @@ def _view(found: Found, arguments: Mapping[str, str], marked: tuple[float, float
     return around(zoom, *_place(found, arguments, marked or (0.5, 0.5)))
 
 
-def around(zoom: int, x: float, y: float) -> View:
-    """Return the view whose middle is nearest to a place on the unit square."""
-    tiles = 1 << zoom + TILE_DEPTH
-    column, row = (round(place * tiles) - N_TILES // 2 for place in (x, y))
-    last = tiles - N_TILES
-    return View(zoom, min(max(column, 0), last), min(max(row, 0), last))
-
-
 def _tiles(found: Found, view: View) -> dict[int, dict[str, Any]]:
     """Return, by its example, each tile that has sources: how many, and where it is in view."""
     examples = projections.examples(session(), found.projection.id, view.window)
     tiles = {}
     for one in examples:
-        x, y = _in_view(view, found.frame.unit([(one.x, one.y)])[0])
+        x, y = view.in_view(*found.frame.unit([(one.x, one.y)])[0].tolist())
         left = min(max(math.floor(x), 0), N_TILES - 1)
         top = min(max(math.ceil(y) - 1, 0), N_TILES - 1)
-        closer = around(min(view.zoom + 1, MAX_ZOOM), *_on_square(view, left + 0.5, top + 0.5))
+        closer = around(min(view.zoom + 1, MAX_ZOOM), *view.on_square(left + 0.5, top + 0.5))
         tiles[one.source_id] = {
             "n": one.n,
             "left": left,
@@ -242,37 +212,6 @@ def _tiles(found: Found, view: View) -> dict[int, dict[str, Any]]:
             "closer": address(found, closer),
         }
     return tiles
-
-
-def _in_view(view: View, place: Any) -> tuple[float, float]:
-    """Return a place of the unit square in tiles from the view's upper left corner."""
-    x, y = (float(share) * (1 << view.zoom + TILE_DEPTH) for share in place)
-    return x - view.column, N_TILES - (y - view.row)
-
-
-def _on_square(view: View, x: float, y: float) -> tuple[float, float]:
-    """Undo `_in_view`."""
-    tiles = 1 << view.zoom + TILE_DEPTH
-    return (view.column + x) / tiles, (view.row + N_TILES - y) / tiles
-
-
-def _moves(found: Found, view: View) -> dict[str, str | None]:
-    """Return the addresses of the views beside, above and below this one, None where it ends."""
-    (x, y), step = view.centre, 0.5 / (1 << view.zoom)
-    steps = {
-        "in": (view.zoom + 1, x, y),
-        "out": (view.zoom - 1, x, y),
-        "left": (view.zoom, x - step, y),
-        "right": (view.zoom, x + step, y),
-        "up": (view.zoom, x, y + step),
-        "down": (view.zoom, x, y - step),
-        "whole": (0, 0.5, 0.5),
-    }
-    views = {word: around(*place) for word, place in steps.items() if 0 <= place[0] <= MAX_ZOOM}
-    return {
-        word: address(found, views[word]) if views.get(word, view) != view else None
-        for word in steps
-    }
 
 
 def address(found: Found, view: View) -> str:
@@ -290,7 +229,8 @@ def address(found: Found, view: View) -> str:
 def _corners(found: Found, view: View) -> list[list[float]]:
     """Return the view as a polygon in the projection's coordinates."""
     frame = found.frame
-    places = [_on_square(view, x, y) for x, y in ((0, 8), (8, 8), (8, 0), (0, 0))]
+    ends = ((0, N_TILES), (N_TILES, N_TILES), (N_TILES, 0), (0, 0))
+    places = [view.on_square(*end) for end in ends]
     sides = (frame.x_max - frame.x_min, frame.y_max - frame.y_min)
     return [
         [round(frame.x_min + x * sides[0], 6), round(frame.y_min + y * sides[1], 6)]
