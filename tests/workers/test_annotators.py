@@ -1,4 +1,4 @@
-"""What every annotator keeps to; runs for each of ANNOTATORS."""
+"""What every annotator keeps to; runs for each of ANNOTATORS, with the shipped weights."""
 
 from dataclasses import replace
 
@@ -11,7 +11,6 @@ from db.cutouts import CutoutFlag
 from db.tables import ModelVersion
 from models import registry
 from models.registry import Card
-from tests.encoders import make_card
 from tests.workers.fake import FakeAnnotator, fake_cards
 from workers import device
 from workers.annotators import ANNOTATORS
@@ -23,14 +22,11 @@ EVERY = [*ANNOTATORS, FakeAnnotator]
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Annotator]:
-    """Every annotator with its shipped weights, representations with a tiny encoder."""
-    shipped = {annotator.name: registry.cards(annotator.name)[:1] for annotator in ANNOTATORS}
-    others = {
-        "fake": fake_cards("fake"),
-        "representations": [make_card(tmp_path_factory.mktemp("tiny"))],
-    }
-    return {each.name: _load(each, (shipped | others)[each.name][0]) for each in EVERY}
+def loaded() -> dict[str, Annotator]:
+    """Every annotator with its current weights."""
+    cards = {annotator.name: registry.find(annotator.name) for annotator in ANNOTATORS}
+    cards["fake"] = fake_cards("fake")[0]
+    return {annotator.name: _load(annotator, cards[annotator.name]) for annotator in EVERY}
 
 
 def _load(annotator: type[Annotator], card: Card) -> Annotator:

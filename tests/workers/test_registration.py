@@ -22,6 +22,7 @@ from workers import sample
 from workers.annotators.representations import Representations
 
 Skygloss = Callable[..., Result]
+SHIPPED = registry.find("representations").name
 
 
 @pytest.fixture
@@ -151,6 +152,7 @@ def test_the_same_registration_twice_is_no_error_and_another_is(
         ({}, ("--pixel-scale", "0.1"), "0.262 arcsec/pixel is too coarse for 0.1"),
         ({}, ("--cutout-size", "400"), "arcsec wide, 104.8 are needed"),
         ({}, ("--name", "tiny"), "a version is named ARCHITECTURE.TAG"),
+        ({}, ("--name", SHIPPED), f"{SHIPPED} ships with Skygloss: choose another tag"),
         ({}, ("--pca-from", "feild"), "there is no catalog 'feild'; there are: field"),
     ],
 )
