@@ -134,7 +134,7 @@ def test_every_answer_carries_the_security_headers(client: FlaskClient, path: st
     assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-@pytest.mark.parametrize("path", ["/sources", "/status", "/models"])
+@pytest.mark.parametrize("path", ["/sources", "/search", "/status", "/models"])
 def test_pages_carry_no_inline_script_or_style(client: FlaskClient, path: str) -> None:
     page = client.get(path).text
 
