@@ -147,7 +147,7 @@ def test_the_demo_takes_a_survey_folder_and_leaves_it_as_it_is_the_second_time(
 
     said = [subprocess.run(demo, capture_output=True, text=True).stdout for _ in range(2)]
 
-    assert "4 annotations written" in said[0]
+    assert "8 annotations written" in said[0]
     assert "0 annotations written" in said[1]
     assert "4 of 4 done" in said[1]
 
