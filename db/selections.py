@@ -55,9 +55,9 @@ def save(
     if selection_id is None:
         raise NameTaken(f"there is a selection {values['name']!r} already: choose another name")
     wanted = sources.subquery()
-    members = select(sa.literal(selection_id), wanted.c[0])
+    members = select(sa.literal(selection_id), wanted.c[0]).distinct().order_by(wanted.c[0])
     into = insert(SelectionSource).from_select(["selection_id", "source_id"], members)
-    written = session.execute(into.on_conflict_do_nothing())
+    written = session.execute(into)
     n_sources: int = written.rowcount  # type: ignore[attr-defined]
     if not n_sources:
         raise NothingSelected("no source is in the selection, so there is nothing to save")

@@ -31,7 +31,7 @@ blueprint = Blueprint("projections", __name__)
 
 SOURCE_ZOOM = 4  # where a source is shown on the projection
 HOVER_DEPTH = 3  # levels from a view's tiles to the squares that the pointer tells apart
-BIN_DEPTHS = ((2_000, 3), (50_000, 4), (math.inf, 5))  # levels from tiles to bins, by n_points
+BIN_DEPTHS = ((50_000, 4), (math.inf, 5))  # levels from tiles to bins, by n_points
 PICTURE = 0.33  # tile: half of a picture with its margin, so that none hides another
 CROWD = 5_000  # sources in view above which pictures would only hide where they are
 CLOSE = 3  # zoom from which pictures are shown however many sources there are

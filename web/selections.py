@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from flask import Blueprint, jsonify, redirect, render_template, request, url_for
+from sqlalchemy import text
 from werkzeug.exceptions import BadRequest, Conflict
 from werkzeug.wrappers import Response
 
@@ -20,6 +21,7 @@ from web.requests import same_origin
 blueprint = Blueprint("selections", __name__)
 
 MAX_COMMENT = 2_000  # characters
+SAVE_LIMIT = 120  # seconds: half a million sources take some ten
 
 
 class NotSaved(BadRequest):
@@ -71,6 +73,7 @@ def save(name: str) -> Response | tuple[Response, int]:
     try:
         sources = projections.inside(found.projection, corners)
         with writing_session() as own:
+            own.execute(text(f"SET LOCAL statement_timeout = '{SAVE_LIMIT}s'"))
             saved = selections.save(own, wanted, sources, _origin(found, corners), comment)
     except selections.NameTaken as error:
         raise Taken(_sentence(error)) from error

@@ -1,20 +1,25 @@
 """A journey through the pages with a real browser, for what no test client can see."""
 
 import io
+import re
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
-from db import model_versions
+from db import layouts, model_versions, selections
 from db.tables import Representation, Upload
+from tests.builders import make_projection
+from tests.survey import N
 from tests.web.conftest import Site
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -251,6 +256,77 @@ def test_a_reader_searches_with_the_keyboard_alone(page: Page) -> None:
 
     expect(page.locator("h1")).to_have_text("src-031")
     expect(page.get_by_role("heading", name="Looks like this")).to_be_visible()
+
+
+@pytest.fixture
+def placed(site: Site) -> Iterator[NDArray[np.float32]]:
+    """A projection named `row`: source k at (k, 0), in a database that is left as it was."""
+    places = np.stack([np.arange(N), np.zeros(N)], axis=1).astype(np.float32)
+    ids = np.array([source.id for source in site.survey.sources])
+    with Session(site.engine) as session, session.begin():
+        make_projection(session, ids, places, name="row")
+    yield places
+    with Session(site.engine) as session, session.begin():
+        layouts.delete(session, "row")
+        selections.delete(session, "middle ones")
+
+
+def test_a_lasso_drawn_with_the_mouse_becomes_a_selection(
+    page: Page, placed: NDArray[np.float32]
+) -> None:
+    page.goto("/projections/row")
+    press(page, "l")
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+    side = 59 * 1.04  # of the projection; its left edge is at -59 * 0.02
+    left, right = ((k + 59 * 0.02) / side * box["width"] + box["x"] for k in (19.5, 30.5))
+    top, bottom = (box["y"] + share * box["height"] for share in (0.4, 0.6))
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for corner in ((right, top), (right, bottom), (left, bottom)):
+        page.mouse.move(*corner, steps=5)
+    page.mouse.up()
+    expect(page.locator("#caught")).to_have_text("11 sources in the lasso.")
+    expect(page.locator("#save [name=name]")).to_be_focused()
+
+    page.keyboard.type("middle ones")
+    press(page, "Enter")
+    page.get_by_role("link", name="11 sources", exact=True).click()
+
+    expect(page).to_have_url("/sources?selection=middle+ones")
+    found = page.locator(".card .id").all_inner_texts()
+    assert sorted(found) == [f"src-{k:03}" for k in range(20, 31)]
+
+
+def test_a_projection_is_moved_and_zoomed_with_the_keyboard(
+    page: Page, placed: NDArray[np.float32]
+) -> None:
+    page.goto("/projections/row")
+    press(page, "+")
+    expect(page).to_have_url(re.compile("zoom=1"))
+    expect(page.locator("#caught")).to_have_text(re.compile("All (29|30|31) sources in view."))
+
+    page.locator("#map").focus()
+    for _ in range(4):
+        press(page, "ArrowRight")
+    expect(page.locator("#examples")).not_to_contain_text(re.compile("src-0[0-2]"))
+    expect(page.locator("#examples")).to_contain_text(re.compile("src-0[45]"))
+
+    press(page, "0")
+    expect(page).to_have_url("/projections/row")
+    expect(page.locator("#caught")).to_have_text("All 60 sources in view.")
+
+
+def test_the_pointer_names_the_source_under_it(page: Page, placed: NDArray[np.float32]) -> None:
+    page.goto("/projections/row")
+    page.wait_for_load_state("load")
+    page.locator("#with-pictures").click()
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+    expect(page.locator("#hover")).to_contain_text(re.compile("src-0(29|30)"))
 
 
 def test_a_search_works_without_scripts(browser: Browser, address: str) -> None:

@@ -82,7 +82,7 @@ def test_the_picture_has_a_colour_wherever_there_are_sources_and_nowhere_else(
 
     low, high = chart.places.min(axis=0), chart.places.max(axis=0)
     half = (high - low).max() * 0.52
-    edges = ((low + high) / 2)[:, None] + np.linspace(-half, half, 65)
+    edges = ((low + high) / 2)[:, None] + np.linspace(-half, half, 129)
     x, y = chart.places.T
     counts = np.histogram2d(y, x, (edges[1], edges[0]))[0][::-1]
     assert np.array_equal(drawn > 0, counts > 0)
@@ -99,8 +99,8 @@ def test_zooming_in_shows_a_part_of_the_whole(chart: Chart) -> None:
     ]
 
     closer = np.block(parts) > 0
-    assert closer.shape == (128, 128)
-    blocks = closer.reshape(64, 2, 64, 2).any(axis=(1, 3))
+    assert closer.shape == (256, 256)
+    blocks = closer.reshape(128, 2, 128, 2).any(axis=(1, 3))
     assert np.array_equal(blocks, whole > 0)
 
 

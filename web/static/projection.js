@@ -219,8 +219,10 @@
     event.preventDefault();
     const button = form.querySelector("button");
     button.disabled = true;
+    const fields = new FormData(form);
+    caught.textContent = "Saving …";
     try {
-      const saved = await post("selections", new FormData(form));
+      const saved = await post("selections", fields);
       const link = document.createElement("a");
       link.href = saved.sources;
       link.textContent = `${saved.n_sources.toLocaleString("en").replaceAll(",", "\u202f")} sources`;
