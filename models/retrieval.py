@@ -119,24 +119,31 @@ def probe(
     Returns
     -------
     ndarray of float64, shape (n,)
-        Logistic regression on standardised numbers; NaN where the other folds hold one class only.
+        By logistic regression; NaN where the other folds hold one class only.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
 
     result = np.full(len(vectors), np.nan)
     for k in np.unique(fold):
         rows = fold != k
-        if len(set(is_so[rows])) < 2:
-            continue
-        scaler = StandardScaler().fit(vectors[rows])
-        known, asked = scaler.transform(vectors[rows]), scaler.transform(vectors[~rows])
-        if known.shape[1] > len(known):  # turn into the plane of the known: same answer, quicker
-            turn = np.linalg.svd(known, full_matrices=False)[2].T
-            known, asked = known @ turn, asked @ turn
-        fitted = LogisticRegression(C=0.01, max_iter=500).fit(known, is_so[rows])
-        result[~rows] = fitted.predict_proba(asked)[:, 1]
+        if len(set(is_so[rows])) == 2:
+            fitted = LogisticRegression(C=0.01, max_iter=500).fit(vectors[rows], is_so[rows])
+            result[~rows] = fitted.predict_proba(vectors[~rows])[:, 1]
     return result
+
+
+def standardised(vectors: NDArray) -> NDArray[np.float64]:
+    """Numbers (n, d) in units of their scatter, for `probe`.
+
+    Where there are more numbers than vectors, they are turned into the plane of the vectors,
+    (n, n): a linear probe gives the same answer there, quicker.
+    """
+    scatter = vectors.std(axis=0)
+    result = (vectors - vectors.mean(axis=0)) / np.where(scatter > 0, scatter, 1)
+    if result.shape[1] > len(result):
+        left, values, _ = np.linalg.svd(result.astype(np.float64), full_matrices=False)
+        result = left * values
+    return np.asarray(result, np.float64)
 
 
 def mean_over_tags(

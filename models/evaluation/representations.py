@@ -172,8 +172,12 @@ def cross_validate(
         encoder.set_weights(start.get_weights())
         return encode(fine_tune(encoder, training, sky, preset, seed, progress=progress), unseen)
 
+    def before(training: Labelled | None, unseen: Labelled) -> Encoded:
+        return encode(start, unseen)
+
     fold = folds(data.group, n_folds, seed)
-    judges = {name: trained} | (default_baselines(seed) if baselines is None else baselines)
+    judges: dict[str, Judge] = {name: trained, "the same before any real picture": before}
+    judges |= default_baselines(seed) if baselines is None else baselines
     encoded = {
         label: [judge(data.take(fold != k), data.take(fold == k)) for k in range(n_folds)]
         for label, judge in judges.items()
@@ -351,7 +355,7 @@ def _probed(found: Evaluation, vectors: list[NDArray], degrees: NDArray) -> NDAr
     questions += [(degree == 1, degree != 0.5) for degree in degrees.T]
     result = np.full((len(data), len(questions)), np.nan)
     for rows, each in zip(found.galleries, vectors, strict=True):
-        fold = folds(data.group[rows], PROBE_FOLDS)
+        fold, each = folds(data.group[rows], PROBE_FOLDS), retrieval.standardised(each)
         for column, (is_so, known) in enumerate(questions):
             asked = known[rows]
             result[rows[asked], column] = retrieval.probe(

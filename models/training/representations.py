@@ -30,7 +30,7 @@ BATCH = 64
 ROUND = 16  # batches between two reports, and two checkpoints
 TAGS = ("smooth", "spiral", "edgeon", "ring", "irregular", "merger", "lsb", "crowded")
 SOFT_LABEL, SOFT_GUESS = 0.03, 0.06  # how far from 0 and 1 the answers about shreds stay
-LOSS_WEIGHTS = {"votes": 0.01, "shred": 1.0, "tags": 2.0, "numbers": 0.3, "likeness": 0.5}
+LOSS_WEIGHTS = {"votes": 0.01, "shred": 1.0, "tags": 2.0, "numbers": 0.3}
 MEMORY = 0.97  # of the batch normalisation, short enough for a training of minutes
 PIECE = 250  # simulated sources drawn at a time
 SIMULATED_ONLY = "simulated-only.weights.h5"
@@ -74,14 +74,14 @@ PRESETS = {
         {"view": "rings", "views": 2},
         n_simulated=12_000,
         rounds_simulated=105,
-        rounds_real=32,
+        rounds_real=28,
     ),
     "picture": Preset(
         "efficientnetb0",
         {"view": "picture", "views": 2},
         n_simulated=12_000,
         rounds_simulated=105,
-        rounds_real=32,
+        rounds_real=28,
     ),
 }
 
@@ -159,34 +159,6 @@ class DirichletMultinomial(keras.losses.Loss):
         return ops.sum(ops.where(steps < n[..., None], terms, 0.0), axis=-1)
 
 
-@keras.saving.register_keras_serializable("skygloss")
-class LikeTagsNearby(keras.losses.Loss):
-    """Sources of one batch should be near each other as far as their answers agree.
-
-    Each row draws a neighbour with a chance that falls with the distance between the embeddings;
-    the loss is the cross-entropy between that chance and the share of answers in common.
-
-    References
-    ----------
-    Khosla et al. (2020), NeurIPS 33, 18661, eq. 2, with degrees of likeness instead of classes.
-    """
-
-    temperature = 0.1
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Answers (n, 2 + tags), of which the first is whether they are known, give (n,)."""
-        known, answers = y_true[:, 0], y_true[:, 1:]
-        smaller = ops.sum(ops.minimum(answers[:, None], answers[None]), axis=-1)
-        larger = ops.sum(ops.maximum(answers[:, None], answers[None]), axis=-1)
-        others = known[:, None] * known[None] * (1 - ops.eye(ops.shape(known)[0]))
-        likeness = others * ops.square(smaller / ops.maximum(larger, 1e-3))  # (n, n)
-        wanted = likeness / ops.maximum(ops.sum(likeness, axis=1, keepdims=True), 1e-6)
-        direction = ops.normalize(y_pred - ops.mean(y_pred, axis=0), axis=-1)
-        closeness = ops.matmul(direction, ops.transpose(direction)) / self.temperature
-        chance = ops.log_softmax(closeness - 1e9 * (1 - others), axis=1)
-        return -ops.sum(wanted * others * chance, axis=1) * known
-
-
 def with_heads(encoder: keras.Model) -> keras.Model:
     """The network that is trained: an encoder with one linear answer sheet per kind of question."""
     embedding = encoder.get_layer("embedding").output
@@ -197,7 +169,6 @@ def with_heads(encoder: keras.Model) -> keras.Model:
         "shred": layers.Dense(1, activation="sigmoid", dtype="float32", name="shred")(kept),
         "tags": layers.Dense(len(TAGS), activation="sigmoid", dtype="float32", name="tags")(kept),
         "numbers": layers.Dense(N_FEATURES, dtype="float32", name="numbers")(embedding),
-        "likeness": layers.Activation("linear", dtype="float32", name="likeness")(embedding),
     }
     return keras.Model(encoder.input, answers, name="with_heads")
 
@@ -230,10 +201,6 @@ class Pictures(keras.utils.PyDataset):
         known = {name: np.concatenate([part.known[name] for part in parts]) for name in ANSWERS}
         answers["numbers"] = self.scale(rgb)
         known["numbers"] = np.ones(len(rgb), np.float32)
-        both = known["tags"] * known["shred"]
-        shred = answers["shred"]
-        answers["likeness"] = np.hstack([both[:, None], shred, 1 - shred, answers["tags"]])
-        known["likeness"] = both
         return rgb.astype(np.float32), answers, known
 
 
@@ -484,7 +451,6 @@ def _fit(
             "shred": "binary_crossentropy",
             "tags": "binary_crossentropy",
             "numbers": keras.losses.Huber(),
-            "likeness": LikeTagsNearby(),
         },
         loss_weights=LOSS_WEIGHTS,
     )

@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from sklearn.decomposition import IncrementalPCA
 
-from models import representations
+from models import labelled, registry, representations, retrieval, scores
 
+LEGACY = Path(__file__).parents[3] / "shared/data/legacy_cutouts"
 REDUCING = 1280 * 40 + 40  # parameters of the last layer
 
 
@@ -148,3 +151,51 @@ def test_a_missing_or_wrong_file_of_imagenet_weights_is_explained(encoder, tmp_p
     wrong.write_text("no weights")
     with pytest.raises(ValueError, match="efficientnetb0_notop"):
         representations.load_imagenet(encoder, wrong)
+
+
+def test_views_are_averaged_outside_training_only():
+    picture = np.random.default_rng(7).uniform(0, 255, (2, 128, 128, 3)).astype(np.float32)
+    views, mean = representations.Views(4), representations.MeanOfViews(4)
+
+    every = np.asarray(views(picture, training=False))
+
+    assert every.shape == (8, 128, 128, 3)
+    assert np.array_equal(every[2:4], picture[:, :, ::-1])
+    assert np.array_equal(np.asarray(views(picture, training=True)), picture)
+    vectors = np.arange(24.0, dtype=np.float32).reshape(8, 3)
+    averaged = np.asarray(mean(vectors, training=False))
+    assert np.array_equal(averaged[0], vectors[::2].mean(axis=0))
+    assert np.array_equal(np.asarray(mean(vectors, training=True)), vectors)
+
+
+def test_a_mirrored_picture_has_the_same_vector_where_both_views_are_averaged(pictures):
+    model = representations.build("efficientnetb0", view="rings", views=2)
+
+    straight, mirrored = (
+        representations.encode(model, each)[0]
+        for each in (pictures, np.ascontiguousarray(pictures[:, :, ::-1]))
+    )
+
+    assert np.allclose(straight, mirrored, atol=1e-3)
+
+
+def test_an_unheard_of_number_of_views_is_refused():
+    with pytest.raises(ValueError, match="1, 2 or 4"):
+        representations.build("efficientnetb0", views=3)
+
+
+@pytest.mark.legacy
+@pytest.mark.skipif(not LEGACY.is_dir(), reason=f"no labelled cutouts at {LEGACY}")
+def test_the_shipped_weights_put_cutouts_they_were_trained_on_beside_their_like():
+    """Shows that weights, preprocessing and components fit; says nothing about accuracy."""
+    data = labelled.read_folder(LEGACY)
+    data = data.take(np.flatnonzero(data.decided)[:200])
+    model = registry.load(registry.find("representations"))
+
+    _, reduced = representations.encode(model, data.rgb)
+
+    order = retrieval.ranked(reduced, data.group, "l1")
+    share = retrieval.share_among(order, data.is_shred, data.decided)
+    assert scores.auc(data.is_shred, share) > 0.97
+    spread = reduced.std(axis=0)
+    assert spread[:10].min() > spread[10:].max()  # the first ten are the published ten

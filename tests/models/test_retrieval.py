@@ -83,6 +83,20 @@ def test_a_probe_reads_what_lies_in_the_vectors_and_nothing_else():
     assert ((blind > 0.5) == is_so).mean() < 0.75
 
 
+def test_turning_many_numbers_into_few_changes_no_probe():
+    rng = np.random.default_rng(2)
+    vectors, is_so = rng.normal(3, 2, (30, 80)), rng.random(30) < 0.5
+    plain = (vectors - vectors.mean(0)) / vectors.std(0)
+    fold = np.arange(30) % 3
+
+    turned = retrieval.standardised(vectors)
+
+    assert turned.shape == (30, 30)
+    assert retrieval.probe(turned, is_so, fold) == pytest.approx(
+        retrieval.probe(plain, is_so, fold), abs=1e-3
+    )
+
+
 def test_a_probe_without_both_classes_gives_nothing():
     vectors = np.random.default_rng(0).normal(size=(20, 3))
 
