@@ -1,6 +1,8 @@
 """Layouts in, and densities, examples and lassos out, compared with NumPy on the same points."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db import layouts, projections
+from db import layouts, projections, selections
 from db.lasso import BadPolygon
 from db.projections import TILE_LEVELS, Window
 from db.queries import explain
@@ -224,3 +226,17 @@ def test_a_deep_window_walks_the_index(session: Session, drawn: Drawn) -> None:
     plan = explain(session, wanted)
 
     assert plan["Index Name"] == "ix_projection_point_projection_id_cell"
+
+
+def test_the_queries_of_the_documentation_answer(session: Session, drawn: Drawn) -> None:
+    page = (Path(__file__).parents[2] / "docs/projection.md").read_text()
+    in_selection, in_projection = re.findall(r"```sql\n(.*?)```", page, re.S)
+    drawn.projection.name = "umap"
+    wanted = select(Source.id).where(Source.id < int(drawn.ids[3]))
+    selections.save(session, "ring galaxies", wanted, {})
+
+    caught = session.connection().exec_driver_sql(in_selection).all()
+    points = session.connection().exec_driver_sql(in_projection).mappings().all()
+
+    assert len(caught) == 3
+    assert [point["x"] for point in points] == pytest.approx(sorted(drawn.places[:, 0])[:20])
