@@ -127,7 +127,7 @@ def probe(
     for k in np.unique(fold):
         rows = fold != k
         if len(set(is_so[rows])) == 2:
-            fitted = LogisticRegression(C=0.01, max_iter=500).fit(vectors[rows], is_so[rows])
+            fitted = LogisticRegression(C=0.1, max_iter=500).fit(vectors[rows], is_so[rows])
             result[~rows] = fitted.predict_proba(vectors[~rows])[:, 1]
     return result
 
