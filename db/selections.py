@@ -53,7 +53,7 @@ def save(
     added = insert(Selection).values(values).on_conflict_do_nothing()
     selection_id = session.scalar(added.returning(Selection.id))
     if selection_id is None:
-        raise NameTaken(f"there is a selection {values['name']!r} already: choose another name")
+        raise NameTaken(f"there is a selection {values['name']!r} already")
     wanted = sources.subquery()
     members = select(sa.literal(selection_id), wanted.c[0]).distinct().order_by(wanted.c[0])
     into = insert(SelectionSource).from_select(["selection_id", "source_id"], members)

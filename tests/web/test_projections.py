@@ -291,7 +291,7 @@ def test_saving_under_a_name_twice_is_a_conflict(chart: Chart) -> None:
     second = chart.post("selections", polygon=json.dumps(SQUARE[::-1]), name=" twice ")
 
     assert (first.status_code, second.status_code) == (201, 409)
-    assert "choose another name" in second.text
+    assert "Choose another name" in second.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 
 (() => {
   const map = document.querySelector("#map");
+  const hover = document.querySelector("#hover");
   const group = (id) => map.querySelector(`#${id}`);
   const [xMin, xMax, yMin, yMax] = JSON.parse(map.dataset.frame);
   const MAX_ZOOM = Number(map.dataset.maxZoom);
@@ -11,6 +12,7 @@
   const TILES = 8; // along a view, as the server cuts them
   const DEPTH = 3;
   const SETTLED = 160; // ms without a change
+  const SLACK = 0.2; // of a zoom, that does not count as having wanted the next
   const STILL = 90; // ms that the pointer rests
   const base = `/projections/${encodeURIComponent(map.dataset.name)}`;
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -23,6 +25,8 @@
   let corners = []; // of the lasso, on the unit square
   let closed = false;
   let drawing = false; // the lasso is the tool
+  let settled = Number(map.dataset.zoom);
+  let anchor = [0.5, 0.5]; // what stayed on its place when the zoom last changed
   let settling = 0;
   let fetching = null;
 
@@ -36,13 +40,17 @@
   const toY = (y) => yMax - y * (yMax - yMin);
   const onMap = (x, y) => [((x - view.x) / view.width) * TILES, ((y - view.y) / view.width) * TILES];
 
-  // The square that the server draws for a view: as `around` in web/projections.py.
+  // The square that the server draws next to this view, further on in the direction of the zoom:
+  // as `around` in web/projection_views.py.
   function snapped() {
-    const z = zoom();
+    const now = -Math.log2(view.width);
+    const z = clamp(now > settled ? Math.ceil(now - SLACK) : Math.floor(now + SLACK), 0, MAX_ZOOM);
+    const kept = 2 ** -z / view.width;
     const tiles = 2 ** (z + DEPTH);
     const start = (middle) => clamp(Math.round(middle * tiles) - TILES / 2, 0, tiles - TILES);
-    const half = view.width / 2;
-    return { zoom: z, column: start(view.x + half), row: start(1 - view.y - half) };
+    const middle = (from, fixed) => fixed + (from + view.width / 2 - fixed) * kept;
+    const [x, y] = [middle(view.x, anchor[0]), middle(view.y, anchor[1])];
+    return { zoom: z, column: start(x), row: start(1 - y) };
   }
 
   function place(element, x, y, size, names = ["x", "y"]) {
@@ -75,6 +83,7 @@
     view.width = clamp(width, 2 ** -MAX_ZOOM, 1);
     view.x = clamp(x, 0, 1 - view.width);
     view.y = clamp(y, 0, 1 - view.width);
+    hover.hidden = true;
     draw();
     clearTimeout(settling);
     settling = setTimeout(settle, SETTLED);
@@ -84,6 +93,7 @@
   function zoomAt(factor, x = view.x + view.width / 2, y = view.y + view.width / 2) {
     const width = clamp(view.width / factor, 2 ** -MAX_ZOOM, 1);
     const kept = width / view.width;
+    anchor = [x, y];
     change(x - (x - view.x) * kept, y - (y - view.y) * kept, width);
   }
   const panBy = (x, y) => change(view.x + x * view.width, view.y + y * view.width, view.width);
@@ -91,12 +101,10 @@
 
   function address() {
     const here = new URL(base, location.href);
-    const { zoom: z, column, row } = snapped();
-    const square = viewOf(z, column, row);
-    if (z) {
-      here.searchParams.set("zoom", z);
-      here.searchParams.set("x", toX(square.x + square.width / 2).toPrecision(6));
-      here.searchParams.set("y", toY(square.y + square.width / 2).toPrecision(6));
+    if (zoom()) {
+      here.searchParams.set("zoom", zoom());
+      here.searchParams.set("x", toX(view.x + view.width / 2).toPrecision(6));
+      here.searchParams.set("y", toY(view.y + view.width / 2).toPrecision(6));
     }
     const source = new URL(location.href).searchParams.get("source");
     if (source) here.searchParams.set("source", source);
@@ -108,9 +116,12 @@
     element.setAttribute("preserveAspectRatio", "none");
     const picture = { ...viewOf(square.zoom, square.column, square.row), zoom: square.zoom, element };
     element.addEventListener("load", () => {
-      const kept = (one) => one === picture || (one.zoom === 0 && one.element.isConnected);
-      for (const one of pictures.filter((other) => !kept(other) && !first)) one.element.remove();
-      if (!first) pictures.splice(0, pictures.length, ...pictures.filter(kept));
+      // What is below it is not needed any more, but for the whole, which shows while others load.
+      const below = pictures.slice(0, Math.max(pictures.indexOf(picture), 0));
+      for (const other of below.filter((one) => one.zoom || !picture.zoom)) {
+        other.element.remove();
+        pictures.splice(pictures.indexOf(other), 1);
+      }
     });
     const { zoom: z, column, row } = square;
     element.setAttribute("href", `${base}/${z}/${column}/${row}.png?v=${map.dataset.id}`);
@@ -125,7 +136,10 @@
 
   // After a change: the picture of the new view, and everything on the page that belongs to it.
   async function settle() {
-    addPicture(snapped());
+    const square = snapped();
+    Object.assign(view, viewOf(square.zoom, square.column, square.row));
+    settled = square.zoom;
+    addPicture(square);
     draw();
     const here = address();
     fetching?.abort();
@@ -300,7 +314,6 @@
   );
 
   // What is under the pointer.
-  const hover = document.querySelector("#hover");
   let resting = 0;
   map.addEventListener("pointermove", (event) => {
     clearTimeout(resting);
