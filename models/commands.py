@@ -227,12 +227,12 @@ def _cross_validated(
 
     total = training.n_steps(recipe) + (n_folds - 1) * recipe.rounds_real
     with _progress(f"{n_folds} folds", total) as step:
+        first = training.started(recipe, start) if start else None
         sky = training.simulated_sky(recipe.n_simulated, recipe.sky_seed, step)
-        if start:
-            first = training.started(recipe, start)
-            step(recipe.rounds_simulated)
-        else:
+        if first is None:
             first = training.pretrain(sky, recipe, seed, progress=step)
+        else:
+            step(recipe.rounds_simulated)
         return judging.cross_validate(
             labelled,
             first,

@@ -331,13 +331,12 @@ def train(
     keras.Model
         Ready for `representations.encode`, with its principal components.
     """
-    sky = simulated_sky(preset.n_simulated, preset.sky_seed, progress)
     done = checkpoints / SIMULATED_ONLY if checkpoints else None
     if start is None and done and done.is_file():
         start = done
-    if start is not None:
-        encoder = started(preset, start)
-    else:
+    encoder = started(preset, start) if start is not None else None
+    sky = simulated_sky(preset.n_simulated, preset.sky_seed, progress)
+    if encoder is None:
         encoder = pretrain(sky, preset, seed, checkpoints, progress)
         if done:
             encoder.save_weights(done)
