@@ -15,7 +15,7 @@ from db import morton
 
 MAX_CORNERS = 1_000
 FURTHEST = 2.0  # of a corner from the unit square's sides, in widths of the square
-TILES = 64  # about as many fit into the longer side of the polygon
+TILES = 256  # about as many fit into the longer side of the polygon
 STEP = 0.5  # tile: between the places at which an edge is looked at
 
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import ColumnElement, CompoundSelect, Row, Select, func, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import ColumnElement, CompoundSelect, Row, Select, Subquery, func, select
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import TableValuedAlias
 
 from db import lasso, morton
 from db.tables import ModelVersion, Projection, ProjectionPoint, ProjectionTile
@@ -105,9 +106,9 @@ def density(session: Session, projection_id: int, window: Window, depth: int) ->
 def examples(session: Session, projection_id: int, window: Window) -> Sequence[Row]:
     """Return one source for each tile of a window that has any: source_id, x, y, n in the tile."""
     if window.level <= TILE_LEVELS:
-        tiles = _tiles(projection_id, window.codes(), window.level).subquery()
+        tiles = _tiles(projection_id, window.codes(), window.level)
     else:
-        tiles = _tiles_of_points(projection_id, window).subquery()
+        tiles = _tiles_of_points(projection_id, window)
     return session.execute(
         select(tiles.c.source_id, ProjectionPoint.x, ProjectionPoint.y, tiles.c.n)
         .join(ProjectionPoint, ProjectionPoint.source_id == tiles.c.source_id)
@@ -138,9 +139,11 @@ def inside(projection: Projection, corners: ArrayLike) -> CompoundSelect[Any]:
     """
     unit = frame(projection).unit(lasso.polygon(corners))
     covered = lasso.cover(unit)
+    whole = _points(projection.id, covered.inside, covered.level)
+    partly = _points(projection.id, covered.outline, covered.level)
     return sa.union_all(
-        _points(projection.id, covered.inside, covered.level),
-        _points(projection.id, covered.outline, covered.level).where(_encloses(projection, unit)),
+        select(whole.c.source_id),
+        select(partly.c.source_id).where(_encloses(projection, unit, partly)),
     )
 
 
@@ -148,14 +151,14 @@ def count_inside(session: Session, projection: Projection, corners: ArrayLike) -
     """Count the points in a polygon: as `inside`, but by the tiles where that is possible."""
     unit = frame(projection).unit(lasso.polygon(corners))
     covered = lasso.cover(unit)
-    outline = _points(projection.id, covered.outline, covered.level)
-    within = outline.where(_encloses(projection, unit)).with_only_columns(func.count())
+    partly = _points(projection.id, covered.outline, covered.level)
+    within = select(func.count()).where(_encloses(projection, unit, partly))
     if covered.level <= TILE_LEVELS:
         tiles = _tiles(projection.id, covered.inside, covered.level)
-        whole = tiles.with_only_columns(func.coalesce(func.sum(ProjectionTile.n), 0))
+        whole = select(func.coalesce(func.sum(tiles.c.n), 0))
     else:
         points = _points(projection.id, covered.inside, covered.level)
-        whole = points.with_only_columns(func.count())
+        whole = select(func.count()).select_from(points)
     return int(session.scalar(within) or 0) + int(session.scalar(whole) or 0)
 
 
@@ -167,35 +170,59 @@ def _with_version() -> Select:
     )
 
 
-def _points(projection_id: int, codes: NDArray[np.int64], level: int) -> Select:
-    """Select the sources in some cells of a level."""
-    return select(ProjectionPoint.source_id).where(
-        ProjectionPoint.projection_id == projection_id,
-        _within(ProjectionPoint.cell, morton.ranges(codes, level)),
+def _points(projection_id: int, codes: NDArray[np.int64], level: int) -> Subquery:
+    """Select the points in some cells of a level."""
+    spans = _spans(codes, level, morton.FINEST)
+    point = ProjectionPoint
+    found = (
+        select(point.source_id, point.x, point.y, point.cell)
+        .where(
+            point.projection_id == projection_id,
+            point.cell.between(spans.c.first, spans.c.last),
+        )
+        .offset(0)
+        .lateral()
     )
+    return select(found).select_from(spans.join(found, sa.true())).subquery()
 
 
 def _tiles(
     projection_id: int, codes: NDArray[np.int64], level: int, finer: int | None = None
-) -> Select:
+) -> Subquery:
     """Select cell, n and source_id of the tiles of a level, or a finer one, within some of it."""
     tile, wanted = ProjectionTile, level if finer is None else finer
-    return select(tile.cell, tile.n, tile.source_id).where(
-        tile.projection_id == projection_id,
-        tile.level == wanted,
-        _within(tile.cell, morton.ranges(codes, level, wanted)),
+    spans = _spans(codes, level, wanted)
+    found = (
+        select(tile.cell, tile.n, tile.source_id)
+        .where(
+            tile.projection_id == projection_id,
+            tile.level == wanted,
+            tile.cell.between(spans.c.first, spans.c.last),
+        )
+        .offset(0)
+        .lateral()
     )
+    return select(found).select_from(spans.join(found, sa.true())).subquery()
 
 
-def _tiles_of_points(projection_id: int, window: Window) -> Select:
+def _spans(codes: NDArray[np.int64], level: int, finest: int) -> TableValuedAlias:
+    """Return cells as a table of ranges, `first` and `last`.
+
+    What is joined to it by LATERAL with OFFSET 0 walks its index once per range, whatever the
+    planner expects of the ranges.
+    """
+    ranges = np.array(morton.ranges(codes, level, finest), np.int64).reshape(-1, 2)
+    firsts, lasts = (sa.cast(ends.tolist(), sa.ARRAY(sa.BigInteger)) for ends in ranges.T)
+    names = (sa.column(name, sa.BigInteger) for name in ("first", "last"))
+    return func.unnest(firsts, lasts).table_valued(*names).render_derived()
+
+
+def _tiles_of_points(projection_id: int, window: Window) -> Subquery:
     """Select cell, n and source_id of the tiles of a level that was not counted beforehand."""
-    shift = 2 * (morton.FINEST - window.level)
-    tiles = _points(projection_id, window.codes(), window.level).with_only_columns(
-        ProjectionPoint.cell.op(">>")(shift).label("cell"),
-        func.count().label("n"),
-        func.min(ProjectionPoint.source_id).label("source_id"),
-    )
-    return tiles.group_by(sa.text("1"))
+    points = _points(projection_id, window.codes(), window.level)
+    cell = points.c.cell.op(">>")(2 * (morton.FINEST - window.level)).label("cell")
+    n, source_id = func.count().label("n"), func.min(points.c.source_id).label("source_id")
+    return select(cell, n, source_id).group_by(sa.text("1")).subquery()
 
 
 def _counted(
@@ -207,13 +234,14 @@ def _counted(
     """
     if level <= TILE_LEVELS:
         tiles = _tiles(projection_id, window.codes(), window.level, level)
-        packed = func.int8send(ProjectionTile.cell).op("||")(func.int8send(ProjectionTile.n))
-        raw = session.scalar(tiles.with_only_columns(_joined(packed)))
+        raw = session.scalar(
+            select(_joined(func.int8send(tiles.c.cell).op("||")(func.int8send(tiles.c.n))))
+        )
         cells, n = np.frombuffer(raw or b"", ">i8").reshape(-1, 2).T.astype(np.int64)
         return cells, n
     points = _points(projection_id, window.codes(), window.level)
-    signed = func.int4send(sa.cast(ProjectionPoint.cell - HALF_OF_CELLS, sa.Integer))
-    raw = session.scalar(points.with_only_columns(_joined(signed)))
+    signed = sa.cast(points.c.cell - HALF_OF_CELLS, sa.Integer)
+    raw = session.scalar(select(_joined(func.int4send(signed))))
     cells = np.frombuffer(raw or b"", ">i4").astype(np.int64) + HALF_OF_CELLS
     return cells >> 2 * (morton.FINEST - level), np.ones(len(cells), np.int64)
 
@@ -222,13 +250,9 @@ def _joined(packed: ColumnElement[Any]) -> ColumnElement[bytes]:
     return func.string_agg(packed, sa.literal(b"", sa.LargeBinary))
 
 
-def _within(
-    column: InstrumentedAttribute[int], ranges: Sequence[tuple[int, int]]
+def _encloses(
+    projection: Projection, unit: NDArray[np.float64], points: Subquery
 ) -> ColumnElement[bool]:
-    return sa.or_(sa.false(), *(column.between(first, last) for first, last in ranges))
-
-
-def _encloses(projection: Projection, unit: NDArray[np.float64]) -> ColumnElement[bool]:
     """Condition on points: within a polygon that is given on the unit square.
 
     There, because PostgreSQL's geometry takes what is within 1e-6 of the outline as on it.
@@ -236,7 +260,7 @@ def _encloses(projection: Projection, unit: NDArray[np.float64]) -> ColumnElemen
     x_min, x_max, y_min, y_max = frame(projection)
     outline = ",".join(f"({x!r},{y!r})" for x, y in unit.tolist())
     point = func.point(
-        (sa.cast(ProjectionPoint.x, sa.Double) - x_min) / (x_max - x_min),
-        (sa.cast(ProjectionPoint.y, sa.Double) - y_min) / (y_max - y_min),
+        (sa.cast(points.c.x, sa.Double) - x_min) / (x_max - x_min),
+        (sa.cast(points.c.y, sa.Double) - y_min) / (y_max - y_min),
     )
     return sa.cast(outline, POLYGON).op("@>", is_comparison=True)(point)
