@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from db.binary_copy import unpack_vectors
 
-Space = Literal["embedding", "reduced"]  # a column with vectors
+Space = Literal["reduced", "embedding"]  # a column with vectors
 BATCH = 8192  # vectors that `stream` reads at once
 
 OF_SOURCES = """

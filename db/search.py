@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import sqlalchemy as sa
@@ -25,17 +25,18 @@ from sqlalchemy.orm import Session
 
 from db import model_versions, queries
 from db.predicates import annotated_source
+from db.representations import Space
 from db.tables import N_REDUCED, Cutout, ModelVersion, Representation, SearchIndex, Source, Upload
 
 ANNOTATOR = "representations"
 Metric = Literal["l1", "l2", "cosine"]
-Space = Literal["reduced", "embedding"]
 METRICS: dict[str, str] = {"l1": "<+>", "l2": "<->", "cosine": "<=>"}  # pgvector's operators
 METRIC_WORDS = {"l1": "L1", "l2": "L2", "cosine": "cosine"}
 MAX_K = 10_000
 MAX_HALF = 65_504.0  # largest number of a halfvec
 FEW_ROWS = 120_000  # that pass a filter: comparing as many takes about a quarter of a second
-COUNTED_ROWS = 100_000  # up to here the rows compared are counted, beyond they are estimated
+COUNTED_ROWS = FEW_ROWS  # up to here the rows compared are counted, beyond they are estimated
+MANY_NEWER = 100_000  # rows newer than an index from which on it should be built anew
 EF_SEARCH = 100  # candidates kept while an index is searched, unless it was measured with others
 MAX_EF_SEARCH = 1_000  # pgvector's limit
 MAX_SCAN_TUPLES = 40_000  # rows of an index looked at for a filter, before the exact way is shorter
@@ -104,9 +105,12 @@ class Answer:
     exact : bool
         Whether every row was compared.
     recall : float or None
-        Of the index that was used: the share of the true neighbours that it finds, if measured.
+        Of the index that was used: the share of the true neighbours that it finds. None unless it
+        was measured for a search like this one: without filter, for as many neighbours at least.
+    recall_k : int or None
+        The number of neighbours that `recall` was measured for.
     n_newer : int
-        Rows newer than the index, which were compared one by one.
+        Rows newer than the index, which were compared one by one; beyond COUNTED_ROWS roughly.
     how : str
         All of this as one sentence.
     """
@@ -118,6 +122,7 @@ class Answer:
     space: str
     exact: bool
     recall: float | None
+    recall_k: int | None
     n_newer: int
     how: str
 
@@ -141,11 +146,11 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """Rows found by comparing all of `n`, which is an estimate unless counted."""
+    """Rows found by comparing all of `n`, which `number` says in words."""
 
     rows: list[Neighbour]
-    n: int
-    counted: bool
+    n: int  # an estimate beyond COUNTED_ROWS
+    number: str
 
 
 def version(session: Session, name: str | None = None) -> ModelVersion:
@@ -189,7 +194,8 @@ def nearest(session: Session, query: Query) -> Answer:
     except DataError as error:
         raise SearchError(
             f"PostgreSQL cannot compute the filter: {str(error.orig).strip()}. Keep the numbers in "
-            "range, for example by another condition on the same columns."
+            "range, for example by another condition on the same columns, and end no pattern of LIKE "
+            "in a single \\."
         ) from error
 
 
@@ -326,23 +332,26 @@ def _nearest(session: Session, query: Query) -> Answer:
     if not query.exact and query.space == "reduced":
         found = _index(session, query.version_id, query.metric)
         index, has_newer = found or (None, False)
-    unfiltered = index is not None and query.where is None
-    expected = 0 if unfiltered else _expected(session, query)
-    if index is not None and (unfiltered or expected > FEW_ROWS):
-        rows = walk(session, query, index)
-        if len(rows) == query.k:
-            newer = _newer(session, query, index) if has_newer else Scan([], 0, counted=True)
-            merged = sorted(rows + newer.rows)[: query.k]
-            return _answer(session, query, merged, _how_walked(query, index, newer), index, newer.n)
-    compared = scan(session, query, expected or _expected(session, query))
-    return _answer(session, query, compared.rows, _how_scanned(session, query, compared))
+    if index is None:
+        return _compared(session, query, scan(session, query, _expected(session, query)))
+    if query.where is not None:
+        expected = _expected(session, query)
+        # The planner may be wrong about a filter, so that more rows pass than are few.
+        few = _counted(session, query) if expected <= FEW_ROWS else None
+        if few is not None:
+            return _compared(session, query, few)
+    rows = walk(session, query, index)
+    if len(rows) < query.k:
+        return _compared(session, query, scan(session, query, _expected(session, query)))
+    newer = _newer(session, query, index) if has_newer else Scan([], 0, "0")
+    return _walked(session, query, sorted(rows + newer.rows)[: query.k], index, newer)
 
 
 def _check(session: Session, query: Query) -> None:
     """Raise SearchError unless PostgreSQL can answer the query."""
     for name, value, known in (
         ("metric", query.metric, tuple(METRICS)),
-        ("space", query.space, ("reduced", "embedding")),
+        ("space", query.space, get_args(Space)),
     ):
         if value not in known:
             raise SearchError(f"The {name} is one of {', '.join(known)}, not {value!r}.")
@@ -415,29 +424,41 @@ def _no_upload() -> ColumnElement[bool]:
     return Representation.source_id.not_in(select(Upload.source_id))
 
 
-def _expected(session: Session, query: Query) -> int:
+def _expected(session: Session, query: Query, *more: ColumnElement[bool]) -> int:
     """Rows that the planner expects to have to compare."""
-    return int(queries.explain(session, candidates(query))["Plan Rows"])
+    return int(queries.explain(session, candidates(query, *more))["Plan Rows"])
 
 
 def scan(session: Session, query: Query, expected: int, *more: ColumnElement[bool]) -> Scan:
-    """Compare every row (that fulfils `more` too), and count them unless many are expected."""
-    counted = expected <= COUNTED_ROWS
-    statement = candidates(query, _no_upload(), *more)
-    rows: sa.FromClause
-    n: ColumnElement[int]
-    if counted:
-        rows = statement.cte("candidates").prefix_with("MATERIALIZED")
-        n = select(func.count()).select_from(rows).scalar_subquery()
-    else:
-        rows = statement.subquery("candidates")
-        n = sa.literal(expected)
-    found = session.execute(
-        select(rows.c.distance, rows.c.source_id, n.label("n"))
-        .order_by(rows.c.distance, rows.c.source_id)
-        .limit(query.k)
-    ).all()
-    return Scan(_neighbours(found), found[0].n if found else 0, counted)
+    """Compare every row (that fulfils `more` too), and count them unless they are many."""
+    counted = _counted(session, query, *more) if expected <= COUNTED_ROWS else None
+    if counted is not None:
+        return counted
+    rows = candidates(query, _no_upload(), *more).subquery("candidates")
+    found = session.execute(_first(query, rows)).all()
+    if expected <= COUNTED_ROWS:
+        return Scan(_neighbours(found), COUNTED_ROWS, f"(more than {COUNTED_ROWS:,})")
+    return Scan(_neighbours(found), expected, f"(about {expected:,})")
+
+
+def _counted(session: Session, query: Query, *more: ColumnElement[bool]) -> Scan | None:
+    """Compare and count every row; None if there are more than COUNTED_ROWS.
+
+    To be counted, the rows are kept for a moment. The limit is there because the planner cannot
+    know every filter: whatever it expects, no more rows than these are kept.
+    """
+    limited = candidates(query, _no_upload(), *more).limit(COUNTED_ROWS + 1)
+    rows = limited.cte("candidates").prefix_with("MATERIALIZED")
+    n = select(func.count()).select_from(rows).scalar_subquery()
+    found = session.execute(_first(query, rows).add_columns(n.label("n"))).all()
+    total = found[0].n if found else 0
+    return None if total > COUNTED_ROWS else Scan(_neighbours(found), total, f"{total:,}")
+
+
+def _first(query: Query, rows: sa.FromClause) -> Select:
+    """Statement for the nearest of some candidates."""
+    ordered = select(rows.c.distance, rows.c.source_id).order_by(rows.c.distance, rows.c.source_id)
+    return ordered.limit(query.k)
 
 
 def walk(
@@ -483,7 +504,8 @@ def walk_statement(query: Query, index: SearchIndex) -> Select:
 
 def _newer(session: Session, query: Query, index: SearchIndex) -> Scan:
     """Compare the rows that came after an index was built."""
-    return scan(session, query, 0, Representation.ordinal > index.built_until)
+    is_newer = Representation.ordinal > index.built_until
+    return scan(session, query, _expected(session, query, is_newer), is_newer)
 
 
 @contextmanager
@@ -504,48 +526,79 @@ def _neighbours(rows: Sequence[Any]) -> list[Neighbour]:
     return [Neighbour(row.distance, row.source_id) for row in rows if not np.isnan(row.distance)]
 
 
-def _answer(
-    session: Session,
-    query: Query,
-    rows: list[Neighbour],
-    how: str,
-    index: SearchIndex | None = None,
-    n_newer: int = 0,
+def _compared(session: Session, query: Query, scan: Scan) -> Answer:
+    """Answer what was found by comparing every row."""
+    name = session.get_one(ModelVersion, query.version_id).name
+    return Answer(
+        source_ids=[row.source_id for row in scan.rows],
+        distances=[row.distance for row in scan.rows],
+        metric=query.metric,
+        version=name,
+        space=query.space,
+        exact=True,
+        recall=None,
+        recall_k=None,
+        n_newer=0,
+        how=_how_compared(query, name, scan),
+    )
+
+
+def _walked(
+    session: Session, query: Query, rows: list[Neighbour], index: SearchIndex, newer: Scan
 ) -> Answer:
+    """Answer what was found by an index, and among the newer rows."""
+    is_measured = _unmeasured(query, index) is None
     return Answer(
         source_ids=[row.source_id for row in rows],
         distances=[row.distance for row in rows],
         metric=query.metric,
         version=session.get_one(ModelVersion, query.version_id).name,
         space=query.space,
-        exact=index is None,
-        recall=None if index is None else index.recall,
-        n_newer=n_newer,
-        how=how,
+        exact=False,
+        recall=index.recall if is_measured else None,
+        recall_k=index.recall_k if is_measured else None,
+        n_newer=newer.n,
+        how=_how_walked(query, index, newer),
     )
 
 
-def _how_scanned(session: Session, query: Query, scan: Scan) -> str:
-    name = session.get_one(ModelVersion, query.version_id).name
-    number = f"all {scan.n:,}" if scan.counted else f"all (about {scan.n:,})"
+def _how_compared(query: Query, version: str, scan: Scan) -> str:
     passing = " that pass the filter" if query.where is not None else ""
     unit = "components" if query.space == "reduced" else "numbers"
     measure = f"{METRIC_WORDS[query.metric]}, {len(query.vector):,} {unit}"
-    return f"Exact: {number} representations of {name}{passing} were compared ({measure})."
+    return (
+        f"Exact: all {scan.number} representations of {version}{passing} were compared ({measure})."
+    )
 
 
 def _how_walked(query: Query, index: SearchIndex, newer: Scan) -> str:
-    if index.recall is None:
-        measured = "recall not measured yet"
-    else:
+    unmeasured = _unmeasured(query, index)
+    if unmeasured is None:
         measured = (
             f"measured recall@{index.recall_k} {index.recall:.3f} on {index.recall_at:%Y-%m-%d}"
         )
+    else:
+        measured = f"recall not measured {unmeasured}"
     metric = METRIC_WORDS[index.metric]
     text = f"Approximate: {metric} HNSW index of {index.n_rows:,} rows, {measured}"
     if query.where is not None:
-        text += " without filter; rows that fail the filter were passed over"
-    return f"{text}; {newer.n:,} newer rows compared exactly." if newer.n else f"{text}."
+        text += "; rows that fail the filter were passed over"
+    if newer.n:
+        text += f"; {newer.number} newer rows compared exactly"
+    if newer.n >= MANY_NEWER:
+        text += ", which takes long: build the index anew with `skygloss models index`"
+    return f"{text}."
+
+
+def _unmeasured(query: Query, index: SearchIndex) -> str | None:
+    """Say for what the recall of an index was not measured; None if it holds for this search."""
+    if index.recall is None or index.recall_k is None:
+        return "yet"
+    if query.where is not None:
+        return "for searches with a filter"
+    if query.k > index.recall_k:
+        return f"for {query.k:,} neighbours, only for {index.recall_k:,}"
+    return None
 
 
 def _missing_vector(

@@ -294,7 +294,7 @@ def _votable(session: Session, rows: list[dict[str, Any]]) -> bytes:
 
 
 def _facts(answer: Answer, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    names = ("metric", "version", "space", "exact", "recall", "n_newer", "how")
+    names = ("metric", "version", "space", "exact", "recall", "recall_k", "n_newer", "how")
     return {"answer": {name: getattr(answer, name) for name in names}, "sources": rows}
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from db import queries, search, search_index
 from db.engine import create_engine
 from db.predicates import annotated_source as columns
+from db.predicates import parse
 from db.search import NoRepresentation, Query, SearchError, UnknownSource
 from db.tables import N_REDUCED, ModelVersion, SearchIndex, Source, Upload
 from tests.builders import (
@@ -264,12 +265,41 @@ def test_an_answer_by_index_states_its_recall(walked: tuple[Session, Rows]) -> N
     assert index is not None
 
     before = search.nearest(session, query(rows))
-    search_index.record(session, index, search_index.measure(session, index, k=10, n_queries=20))
+    search_index.record(session, index, search_index.measure(session, index, k=20, n_queries=20))
     after = search.nearest(session, query(rows))
 
     assert before.how == "Approximate: L1 HNSW index of 2,000 rows, recall not measured yet."
+    assert (before.recall, before.recall_k) == (None, None)
     assert after.recall == pytest.approx(1, abs=0.05)
-    assert "measured recall@10 " in after.how
+    assert after.recall_k == 20
+    assert "measured recall@20 " in after.how
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"k": 21}, "recall not measured for 21 neighbours, only for 20"),
+        ({"where": columns.c.mag_r < 24}, "recall not measured for searches with a filter"),
+    ],
+)
+def test_a_recall_is_stated_only_for_searches_as_it_was_measured_with(
+    walked: tuple[Session, Rows],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    reason: str,
+) -> None:
+    session, rows = walked
+    monkeypatch.setattr(search, "FEW_ROWS", 0)
+    index = search.usable_index(session, rows.version.id, "l1")
+    assert index is not None
+    search_index.record(session, index, search_index.measure(session, index, k=20, n_queries=5))
+
+    answer = search.nearest(session, query(rows, **change))
+
+    assert not answer.exact
+    assert (answer.recall, answer.recall_k) == (None, None)
+    assert reason in answer.how
+    assert "measured recall" not in answer.how
 
 
 def test_rows_newer_than_the_index_are_found(walked: tuple[Session, Rows]) -> None:
@@ -283,6 +313,52 @@ def test_rows_newer_than_the_index_are_found(walked: tuple[Session, Rows]) -> No
     assert answer.distances[:2] == [0, 0]
     assert answer.n_newer == 3
     assert answer.how.endswith("; 3 newer rows compared exactly.")
+
+
+def test_many_newer_rows_are_estimated_and_the_answer_says_to_build_the_index_anew(
+    walked: tuple[Session, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, rows = walked
+    monkeypatch.setattr(search, "COUNTED_ROWS", 100)
+    monkeypatch.setattr(search, "MANY_NEWER", 100)
+    ids = add_sources(session, 300)
+    represent(session, session.merge(rows.run), ids, rows.vectors[:300])
+
+    answer = search.nearest(session, query(rows, 1))
+
+    assert set(answer.source_ids[:2]) == {rows.source_ids[1], ids[1]}
+    assert answer.n_newer >= 100
+    assert "300 newer rows" not in answer.how  # they are not counted one by one
+    assert answer.how.endswith("build the index anew with `skygloss models index`.")
+
+
+def test_a_filter_that_the_planner_underestimates_is_not_kept_row_by_row(
+    session: Session, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.execute(sa.text("UPDATE source SET extra = jsonb_build_object('kind', 'galaxy')"))
+    session.execute(sa.text("ANALYZE source, representation"))
+    monkeypatch.setattr(search, "COUNTED_ROWS", 100)
+    where = parse("extra ->> 'kind' = 'galaxy'")  # all, but 0.5 % by the planner's guess
+
+    answer = search.nearest(session, query(rows, where=where))
+
+    assert answer.source_ids == nearest_by_numpy(rows, rows.vectors[0], "l1", 20)[0]
+    assert answer.how.startswith("Exact: all (more than 100) representations of ")
+
+
+def test_a_filter_that_more_pass_than_the_planner_expects_is_left_to_the_index(
+    walked: tuple[Session, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, rows = walked
+    monkeypatch.setattr(search, "COUNTED_ROWS", 100)
+    monkeypatch.setattr(search, "FEW_ROWS", 10_000)
+    where = columns.c.mag_r < 20
+
+    answer = search.nearest(session, query(rows, where=where))
+
+    assert not answer.exact
+    wanted = nearest_by_numpy(rows, rows.vectors[0], "l1", 20, rows.mag_r < 20)[0]
+    assert answer.source_ids == wanted
 
 
 def test_rows_that_were_deleted_are_not_found(walked: tuple[Session, Rows]) -> None:

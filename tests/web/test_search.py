@@ -286,6 +286,7 @@ def test_the_service_gives_facts_about_the_answer_and_every_column(
         "space": "reduced",
         "exact": True,
         "recall": None,
+        "recall_k": None,
         "n_newer": 0,
         "how": answer["answer"]["how"],
     }
