@@ -157,15 +157,20 @@ def test_missing_weights_to_start_from_are_named(tiny_network, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_small_training_finds_simulated_edge_on_galaxies_better_than_chance():
-    sky = training.simulated_sky(1000, seed=5)
-    preset = replace(training.PRESETS["shipped"], rounds_simulated=14)
-    known = training.Sky(sky.rgb[:700], sky.votes[:700])
-    unseen, votes = sky.rgb[700:], sky.votes[700:]
-    model = training.pretrain(known, preset, seed=0)
+def test_a_small_training_learns_and_finds_simulated_edge_on_galaxies(tmp_path):
+    sky = training.simulated_sky(500, seed=5)
+    preset = replace(training.PRESETS["shipped"], rounds_simulated=6)
 
+    known = training.Sky(sky.rgb[:300], sky.votes[:300])
+    model = training.pretrain(known, preset, seed=0, checkpoints=tmp_path)
+
+    losses = [
+        each["loss"] for each in json.loads((tmp_path / "simulated.json").read_text())["losses"]
+    ]
+    assert losses[-1] < 0.8 * losses[0]
+    unseen, votes = sky.rgb[300:], sky.votes[300:]
     shares = questions.fractions(votes)[:, questions.slices()["disk-edge-on"]][:, 0]
     degree = np.where(shares > 0.7, 1.0, np.where(shares > 0.3, 0.5, 0.0))
     order = retrieval.ranked(representations.encode(model, unseen)[1], np.arange(len(unseen)))
     found = np.nanmean(retrieval.precision(order, degree, 5))
-    assert found > 2 * (degree == 1).mean()
+    assert found > 1.5 * (degree == 1).mean()
