@@ -4,7 +4,9 @@ The text is SQL, but never reaches PostgreSQL: sqlglot parses it, every node tha
 here is rebuilt as an expression, and anything else is refused. Values become bound parameters.
 
 Beyond what SQL says, a predicate cannot fail on unusual rows: dividing by zero, the root or the
-logarithm of what has none, and text that is no number give null, which passes no condition.
+logarithm of what has none, and text that is no number give null, which passes no condition. A cast
+to an integer rounds to the nearest, halves to even, as PostgreSQL's of double precision; `/` never
+truncates.
 """
 
 from __future__ import annotations
@@ -103,10 +105,12 @@ TOKENS = {
     TokenType.DECIMAL,
 }
 PREFIXES = {TokenType.NOT, TokenType.DASH, TokenType.PLUS}
-NUMBER_TYPES = {
+INTEGER_TYPES = {
     exp.DataType.Type.INT,
     exp.DataType.Type.BIGINT,
     exp.DataType.Type.SMALLINT,
+}
+NUMBER_TYPES = INTEGER_TYPES | {
     exp.DataType.Type.FLOAT,
     exp.DataType.Type.DOUBLE,
     exp.DataType.Type.DECIMAL,
@@ -368,8 +372,17 @@ def _is(node: Node, depth: int) -> Value:
 def _like(node: Node, depth: int) -> Value:
     _only(node, "this", "expression", "negate")
     text, pattern = _text(node.this, depth), _text(node.expression, depth)
+    if isinstance(pattern, sa.BindParameter) and _ends_in_escape(str(pattern.value)):
+        raise _refused(
+            node,
+            r"a pattern cannot end in a single \, which escapes nothing: write \\ for the sign.",
+        )
     match = text.ilike(pattern) if isinstance(node, exp.ILike) else text.like(pattern)
     return Value(sa.not_(match) if node.args.get("negate") else match, "a condition")
+
+
+def _ends_in_escape(pattern: str) -> bool:
+    return (len(pattern) - len(pattern.rstrip("\\"))) % 2 == 1
 
 
 def _check_comparable(node: Node, left: Value, right: Value) -> None:
@@ -485,15 +498,20 @@ def _extra(node: Node, depth: int) -> Value:
 
 
 def _cast(node: Node, depth: int) -> Value:
-    """Read a cast to a number; text that is none becomes null."""
+    """Read a cast to a number; text that is none becomes null, to an integer is rounded."""
     _only(node, "this", "to")
     if node.args["to"].this not in NUMBER_TYPES or node.args["to"].expressions:
         raise _refused(node, "values can only be cast to a number, like (extra ->> 'name')::float.")
     value = _read(node.this, depth)
+    is_integer = node.args["to"].this in INTEGER_TYPES
+    if is_integer and value.kind == "an integer":
+        return value
+    number: ColumnElement[float]
     if value.kind == "a text":
         number = sa.case((value.sql.regexp_match(NUMBER_TEXT), sa.cast(value.sql, sa.Double())))
-        return Value(number, "a number")
-    return Value(_double(node.this, depth), "a number")
+    else:
+        number = _double(node.this, depth)
+    return Value(func.round(number, type_=sa.Double()) if is_integer else number, "a number")
 
 
 COMPARISONS: dict[type, Callable[[Any, Any], ColumnElement[bool]]] = {
