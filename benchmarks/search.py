@@ -109,15 +109,19 @@ def mixture(n: int, d: int) -> Vectors:
 
 
 def enlarged(sample: Vectors, n: int) -> Vectors:
-    """Draw vectors between real ones and their neighbours, so that clusters stay clusters."""
+    """Draw vectors around real ones, scattered as their ten nearest neighbours are."""
     random = np.random.default_rng(SEED)
     near = faiss.IndexFlatL2(sample.shape[1])
     near.add(sample)
-    _, neighbours = near.search(sample, 6)
-    first = random.integers(0, len(sample), n)
-    second = neighbours[first, random.integers(1, 6, n)]
-    share = random.uniform(0, 1, (n, 1)).astype(np.float32)
-    return halved(sample[first] * share + sample[second] * (1 - share))
+    _, neighbours = near.search(sample, 11)
+    out = np.empty((n, sample.shape[1]), np.float32)
+    for first in range(0, n, 10_000):
+        rows = slice(first, min(first + 10_000, n))
+        centre = random.integers(0, len(sample), rows.stop - rows.start)
+        away = sample[neighbours[centre, 1:]] - sample[centre, None]  # (m, 10, d)
+        weights = random.normal(0, 10**-0.5, away.shape[:2]).astype(np.float32)
+        out[rows] = sample[centre] + np.einsum("mj,mjd->md", weights, away)
+    return halved(out)
 
 
 def halved(vectors: Vectors) -> Vectors:
@@ -367,6 +371,7 @@ def skygloss(engine: Engine, task: Task) -> Iterator[Line]:
         yield few.measure("skygloss exact", finder(exact=True), 0, 0, None)
         with building() as built:
             version = session.get_one(ModelVersion, version_id)
+            session.commit()  # an open transaction would hold back the build
             index = search_index.build(engine, version, task.metric, force=True)
         size = index.size_bytes / 2**20
         yield task.measure("skygloss", finder(), built.seconds, size, None)
