@@ -47,8 +47,8 @@ class Form:
     """What an encoder's file takes and gives, as its user describes it.
 
     Pictures are resized to `size` pixels, become grey if so wanted, and go from 0-255 to `scale`
-    and `normalise`. `layout` and `pool` are found from shapes unless given; `output` need be named
-    only if the network has several.
+    and `normalise`. `layout` and `pool` are found from shapes unless given, but tokens need a
+    `pool`; `output` need be named only if the network has several.
     """
 
     size: int  # pixel
@@ -207,7 +207,12 @@ class FileEncoder:
         pool = self.form.pool
         if found.ndim == 2:
             return found
-        if found.ndim == 3:  # (n, tokens, d), the first of them for the whole picture
+        if found.ndim == 3 and pool == "auto":
+            raise EncoderError(
+                f"output {self.output!r} has shape {found.shape}, tokens, of which the first may "
+                "or may not stand for the whole picture: say --pool cls to take it, or --pool mean"
+            )
+        if found.ndim == 3:  # (n, tokens, d)
             return found.mean(axis=1) if pool == "mean" else found[:, 0]
         if found.ndim == 4 and pool != "cls":
             return found.mean(axis=(2, 3) if self.is_channels_first else (1, 2))

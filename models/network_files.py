@@ -19,6 +19,7 @@ ONNX_TYPES: dict[str, type[np.generic]] = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 Shape = tuple[int | None, ...]  # None where any number will do
@@ -65,7 +66,10 @@ def open_network(path: Path) -> Network:
 
 
 class OnnxNetwork:
-    """A network in an ONNX file, run by ONNX Runtime on a GPU if it can."""
+    """A network in one ONNX file, run by ONNX Runtime on a GPU if it can.
+
+    Weights that the file says are in a second one are never read: its SHA-256 does not cover them.
+    """
 
     def __init__(self, path: Path) -> None:
         import onnxruntime
@@ -73,10 +77,11 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = _n_threads()  # by itself it counts cores it may not use
         options.log_severity_level = 3  # errors; they are raised too
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(path.absolute()))  # none: it is a file
         there = onnxruntime.get_available_providers()
         try:
             self._session = onnxruntime.InferenceSession(
-                path, options, providers=[each for each in PROVIDERS if each in there]
+                path.read_bytes(), options, providers=[each for each in PROVIDERS if each in there]
             )
         except Exception as error:
             raise EncoderError(

@@ -61,6 +61,20 @@ def write_onnx(
     return path
 
 
+def move_weights_out(path: Path) -> Path:
+    """Take the weights of an ONNX file out of it; the second file, beside it, that holds them."""
+    from onnx import load, numpy_helper, save
+
+    model = load(path)
+    for weights in model.graph.initializer:
+        if weights.name == "factor":
+            weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights), "factor"))
+    moved = path.with_suffix(".data")
+    options = {"save_as_external_data": True, "size_threshold": 0, "location": moved.name}
+    save(model, path, **options)
+    return moved
+
+
 def write_keras(path: Path, channels: int = 3) -> Path:
     """Write an encoder in Keras' format with the same output, the channels of a part together."""
     import keras

@@ -7,6 +7,7 @@ card in the database. Running it is the business of `models.encoders`.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from db import console, home, model_versions
 from db.engine import session_factory
@@ -161,28 +163,20 @@ def bring_in(engine: Engine, wanted: Registration, quiet: bool = True) -> Card:
     sha256 = registry.sha256(wanted.file)
     if known := _registered(engine, wanted, sha256):
         return known
-    FileEncoder(wanted.file, wanted.form)  # so that nothing useless is copied
-    path = _copy(wanted.file, sha256)
-    encoder = FileEncoder(path, wanted.form)
-    vectors = _try(engine, encoder, wanted, quiet)
+    vectors = _try(engine, FileEncoder(wanted.file, wanted.form), wanted, quiet)
     fitted = Reduction.fit(vectors)
-    components = home.models() / f"{sha256[:16]}.{wanted.name}.npz"
-    reduction = {"reduction": str(components), "reduction_sha256": fitted.save(components)}
-    card = Card(
-        annotator=Representations.name,
-        name=wanted.name,
-        weights=str(path),
-        sha256=sha256,
-        summary=f"Registered from {wanted.origin or wanted.file}.",
-        inputs=_inputs(wanted),
-        preprocessing=f"Cutouts of {wanted.cutout_size} pixels become {wanted.form}.",
-        build={**wanted.form.as_dict(), **reduction},
-        training=_facts(wanted, vectors, fitted),
-    )
-    with session_factory(engine).begin() as session:
-        content = {**card.as_dict(), **Representations.description()}
-        model_versions.register(session, Representations.name, card.name, sha256, content)
-    return card
+    _check_range("principal components", fitted.apply(vectors))
+    with tempfile.TemporaryDirectory(dir=home.models()) as folder:
+        encoder, components = Path(folder) / "encoder", Path(folder) / "components.npz"
+        shutil.copyfile(wanted.file, encoder)
+        registry.verify_file(encoder, sha256, "the copy of the encoder")
+        card = _card(wanted, sha256, fitted.save(components), _facts(wanted, vectors, fitted))
+        with session_factory(engine).begin() as session:
+            found = _entered(session, wanted, card)
+            if found.build == card.build:  # nobody else was quicker
+                os.replace(encoder, card.path)
+                os.replace(components, card.build["reduction"])
+    return found
 
 
 def _check_name(name: str) -> None:
@@ -210,26 +204,49 @@ def _registered(engine: Engine, wanted: Registration, sha256: str) -> Card | Non
         versions = model_versions.listed(session, Representations.name)
     for version in versions:
         if version.name == wanted.name:
-            asked = {**wanted.form.as_dict(), "inputs": _inputs(wanted), "sha256": sha256}
-            found = {**version.card.get("build", {}), **version.card}
-            if {key: found.get(key) for key in asked} != asked:
-                raise VersionConflict(
-                    f"representations {wanted.name} is registered with another file or description."
-                    " A version never changes: choose another tag, --name ARCHITECTURE.TAG"
-                )
-            return registry.from_dict(version.card)
+            return _agreed(version, wanted, sha256)
     return None
 
 
-def _copy(file: Path, sha256: str) -> Path:
-    """Copy a file to where registered encoders are, under a name that its content gives."""
-    path = home.models() / f"{sha256[:16]}{file.suffix}"
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        shutil.copyfile(file, partial)
-        partial.replace(path)
-    registry.verify_file(path, sha256, "the copy of the encoder")
-    return path
+def _agreed(version: ModelVersion, wanted: Registration, sha256: str) -> Card:
+    """The card of a version of the name that is wanted; VersionConflict if it says otherwise."""
+    asked = {**wanted.form.as_dict(), "inputs": _inputs(wanted), "sha256": sha256}
+    found = {**version.card.get("build", {}), **version.card}
+    if {key: found.get(key) for key in asked} != asked:
+        raise VersionConflict(
+            f"representations {wanted.name} is registered with another file or description."
+            " A version never changes: choose another tag, --name ARCHITECTURE.TAG"
+        )
+    return registry.from_dict(version.card)
+
+
+def _card(
+    wanted: Registration, sha256: str, reduction_sha256: str, training: dict[str, Any]
+) -> Card:
+    """The card of an encoder, its files under names that their content gives."""
+    path, reduction = (
+        home.models() / f"{each[:16]}{suffix}"
+        for each, suffix in ((sha256, wanted.file.suffix), (reduction_sha256, ".npz"))
+    )
+    files = {"reduction": str(reduction), "reduction_sha256": reduction_sha256}
+    return Card(
+        annotator=Representations.name,
+        name=wanted.name,
+        weights=str(path),
+        sha256=sha256,
+        summary=f"Registered from {wanted.origin or wanted.file}.",
+        inputs=_inputs(wanted),
+        preprocessing=f"Cutouts of {wanted.cutout_size} pixels become {wanted.form}.",
+        build={**wanted.form.as_dict(), **files},
+        training=training,
+    )
+
+
+def _entered(session: Session, wanted: Registration, card: Card) -> Card:
+    """Register a card; the card of the name as it is now: another's who was quicker, perhaps."""
+    content = {**card.as_dict(), **Representations.description()}
+    version = model_versions.register(session, card.annotator, card.name, card.sha256, content)
+    return _agreed(version, wanted, card.sha256)
 
 
 def _try(
@@ -267,16 +284,20 @@ def _check_vectors(vectors: NDArray[np.float32]) -> None:
             f"the encoder gave no number for {n_wrong} of {n} pictures: is it damaged, or are its "
             "pixels on another scale (--scale, --normalise)?"
         )
-    largest = float(abs(vectors).max())
-    if largest > LARGEST:
-        raise EncoderError(
-            f"the vectors have numbers of size {largest:.3g}, and half precision, in which they "
-            f"are stored, ends at {LARGEST:.0f}: choose another --output or another --scale"
-        )
-    if np.ptp(vectors, axis=0).max() <= ALIKE * largest:
+    _check_range("vectors", vectors)
+    if np.ptp(vectors, axis=0).max() <= ALIKE * abs(vectors).max():
         raise EncoderError(
             f"the encoder gave the same vector for all {n} pictures: are its pixels on another "
             "scale (--scale, --normalise), or is this another output than meant (--output)?"
+        )
+
+
+def _check_range(what: str, vectors: NDArray[np.float32]) -> None:
+    largest = float(abs(vectors).max())
+    if largest > LARGEST:
+        raise EncoderError(
+            f"the {what} have numbers of size {largest:.3g}, and half precision, in which they "
+            f"are stored, ends at {LARGEST:.0f}: choose another --output or another --scale"
         )
 
 

@@ -11,7 +11,7 @@ from models.encoders import FileEncoder, Form
 from models.network_files import EncoderError
 from models.reduction import N_COMPONENTS, Reduction
 from models.registry import Card
-from tests.encoders import GRID, SIZE, make_card, write_keras, write_onnx
+from tests.encoders import GRID, SIZE, make_card, move_weights_out, write_keras, write_onnx
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_map_of_vectors_is_averaged(tmp_path: Path, pictures: NDArray, layout:
 def test_of_tokens_the_first_is_taken_or_their_mean(tmp_path: Path, pictures: NDArray) -> None:
     path = write_onnx(tmp_path / "tiny.onnx", head="tokens")
 
-    first = FileEncoder(path, Form(SIZE)).embed(pictures)
+    first = FileEncoder(path, Form(SIZE, pool="cls")).embed(pictures)
     mean = FileEncoder(path, Form(SIZE, pool="mean")).embed(pictures)
 
     assert first == pytest.approx(means(pictures)[:, 0, 0], abs=1e-6)
@@ -126,6 +126,7 @@ def test_pictures_are_resized_without_moving_or_dimming_what_they_show(size: int
         ({}, Form(32), r"has shape \(any, 3, 16, 16\), but the pictures were described as 32 x 32"),
         ({"channels": 4}, Form(SIZE), "say --layout nchw or --layout nhwc"),
         ({"head": "both"}, Form(SIZE), r"choose one with --output\. Its outputs are: vector \("),
+        ({"head": "tokens"}, Form(SIZE), r"\(1, 16, 3\), tokens, .* say --pool cls .* --pool mean"),
         ({}, Form(SIZE, output="pooled"), "has no output 'pooled'"),
         (
             {"head": "map"},
@@ -163,6 +164,18 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
 
     with pytest.raises(EncoderError, match=f"cannot.* read.*{name}|{name} cannot be read"):
         network_files.open_network(path)
+
+
+def test_weights_in_a_second_file_are_never_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_onnx(tmp_path / "tiny.onnx")
+    moved = move_weights_out(path)
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(EncoderError, match="export again with external_data=False"):
+        network_files.open_network(path)
+    assert moved.is_file()
 
 
 def test_files_of_other_kinds_and_missing_files_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """`skygloss models register`: an encoder of the user's own, from its file to its vectors."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,12 @@ from sqlalchemy.orm import Session
 from cli import main
 from db import cutouts, home, model_versions
 from db.tables import ModelVersion, Representation
-from models import registry
+from models import encoders, registry
+from models.encoders import Form
+from models.registry import Card
 from tests.builders import make_catalog, make_cutout_set, make_sources
-from tests.encoders import SIZE, write_keras, write_onnx
-from workers import sample
+from tests.encoders import SIZE, move_weights_out, write_keras, write_onnx
+from workers import registration, sample
 from workers.annotators.representations import Representations
 
 Skygloss = Callable[..., Result]
@@ -41,8 +45,9 @@ def field(engine: Engine, environment: dict[str, str]) -> list[int]:
     return make_field(engine, "field", 60)
 
 
-def make_field(engine: Engine, name: str, n: int) -> list[int]:
-    images = np.random.default_rng(2).integers(0, 255, (n, SIZE, SIZE, 3), np.uint8)
+def make_field(engine: Engine, name: str, n: int, images: NDArray | None = None) -> list[int]:
+    if images is None:
+        images = np.random.default_rng(2).integers(0, 255, (n, SIZE, SIZE, 3), np.uint8)
     with Session(engine, expire_on_commit=False) as session:
         catalog = make_catalog(session, name=name)
         cutout_set = make_cutout_set(session, catalog, size=SIZE)
@@ -171,6 +176,7 @@ def test_an_encoder_that_does_not_work_is_not_registered(
 
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
+    assert list(home.models().iterdir()) == []
     with Session(engine) as session:
         assert session.scalars(sa.select(ModelVersion)).all() == []
 
@@ -195,6 +201,60 @@ def test_a_damaged_file_is_neither_copied_nor_registered(
     assert result.exit_code == 1
     assert "ONNX Runtime cannot read tiny.onnx" in result.output
     assert list(home.models().iterdir()) == []
+
+
+def test_components_that_cannot_be_stored_are_refused_even_if_the_vectors_can(
+    engine: Engine, skygloss: Skygloss, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(3).integers(0, 20, (4, SIZE, SIZE, 3), np.uint8)
+    images[2:] += 220
+    make_field(engine, "contrast", 4, images)
+
+    result = register(skygloss, write_onnx(tmp_path / "tiny.onnx", factor=60_000))
+
+    assert result.exit_code == 1
+    assert "the principal components have numbers of size" in result.output
+    assert list(home.models().iterdir()) == []
+
+
+def test_weights_in_a_second_file_are_refused_even_if_it_is_where_the_copy_would_look(
+    engine: Engine, skygloss: Skygloss, field: list[int], tmp_path: Path
+) -> None:
+    file = write_onnx(tmp_path / "tiny.onnx")
+    beside = move_weights_out(file)
+    shutil.copy(beside, home.models())
+
+    result = register(skygloss, file)
+
+    assert result.exit_code == 1
+    assert "export again with external_data=False" in " ".join(result.output.split())
+    assert [each.name for each in home.models().iterdir()] == [beside.name]
+
+
+def test_of_two_registrations_of_one_name_at_once_the_quicker_stays_whole(
+    engine: Engine, skygloss: Skygloss, field: list[int], tmp_path: Path
+) -> None:
+    make_field(engine, "other", 20)
+    file = write_onnx(tmp_path / "tiny.onnx")
+    quick = registration.Registration(file, "tiny.mine", Form(SIZE), 0.262, SIZE, catalog="other")
+    slow = replace(quick, catalog="field")
+    cards: list[Card | None] = []
+
+    def overtake(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "cutout_block" in statement and not cards:
+            cards.append(None)
+            cards[0] = registration.bring_in(engine, quick)
+
+    sa.event.listen(engine, "before_cursor_execute", overtake)
+    try:
+        found = registration.bring_in(engine, slow)
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", overtake)
+
+    assert found == cards[0]
+    assert found.training["components_from"] == "other"
+    assert encoders.load(found).encode(np.zeros((1, SIZE, SIZE, 3), np.uint8), 1)[0].any() == 0
+    assert len(list(home.models().iterdir())) == 2
 
 
 def test_a_file_or_imagenet_must_be_given(skygloss: Skygloss, tmp_path: Path) -> None:
