@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -396,18 +397,23 @@ def magnitudes(engine: Engine) -> NDArray[np.float32]:
     return np.array(found, np.float32)
 
 
-def compare(engine: Engine, vectors: Vectors, metric: str, out: Path | None) -> None:
+def compare(
+    engine: Engine, vectors: Vectors, metric: str, ways: Sequence[str], out: Path | None
+) -> None:
     """Print, and append to a file of JSON lines, what each engine does with the same vectors."""
     task = Task(vectors[N_QUERIES:], vectors[:N_QUERIES], metric)
-    ways: list[Callable[[], Iterator[Line]]] = [lambda: plain_sql(engine, task)]
-    if vectors.shape[1] == N_REDUCED:
-        ways.insert(0, lambda: skygloss(engine, task))
-    for way in [*ways, lambda: peers(task)]:
-        for line in way():
-            line.print()
-            if out:
-                with out.open("a") as file:
-                    file.write(json.dumps(asdict(line)) + "\n")
+    known: dict[str, Callable[[], Iterator[Line]]] = {
+        "skygloss": lambda: skygloss(engine, task),
+        "sql": lambda: plain_sql(engine, task),
+        "peers": lambda: peers(task),
+    }
+    if vectors.shape[1] != N_REDUCED:
+        del known["skygloss"]
+    for line in chain.from_iterable(known[way]() for way in ways if way in known):
+        line.print()
+        if out:
+            with out.open("a") as file:
+                file.write(json.dumps(asdict(line)) + "\n")
 
 
 def main() -> None:
@@ -415,6 +421,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[300_000])
     parser.add_argument("--dims", type=int, nargs="+", default=[40])
     parser.add_argument("--metrics", nargs="+", default=["l1", "l2"], choices=list(OPERATOR))
+    parser.add_argument("--ways", nargs="+", default=["skygloss", "sql", "peers"])
     parser.add_argument("--like", type=Path, help="an .npy of real vectors, (n, d), to enlarge")
     parser.add_argument("--out", type=Path, help="append the lines as JSON to this file")
     options = parser.parse_args()
@@ -429,7 +436,7 @@ def main() -> None:
                 wanted = n + N_QUERIES
                 vectors = mixture(wanted, d) if sample is None else enlarged(sample[:, :d], wanted)
                 for metric in options.metrics:
-                    compare(engine, vectors, metric, options.out)
+                    compare(engine, vectors, metric, options.ways, options.out)
 
 
 if __name__ == "__main__":
