@@ -1,4 +1,8 @@
-"""Where a worker's batches come from: poll, claim, read the pixels; wait when there is nothing."""
+"""Where a worker's batches come from: poll, claim, read the pixels; wait when there is nothing.
+
+Images that somebody uploaded to search with come before everything else that waits. Now and then
+the reader deletes those that are too old, because a quiet web server never does.
+"""
 
 import logging
 import time
@@ -7,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from db import jobs
+from db import jobs, uploads
 from db.cutouts import BlockDamaged, BlockMissing
 from db.jobs import Claim
 from db.tables import CutoutSet, ModelVersion
 from workers import batches, supply
 from workers.batches import Batch
-from workers.database import error_text, is_away
+from workers.database import error_text, first_line, is_away
 from workers.station import Failure, Station
 from workers.supply import Supply
 
@@ -24,6 +28,7 @@ POLL_SPACING = 50.0  # times as long as a look takes, so that looking costs 2 % 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between looks while idle, unless woken
 PAUSE_NEAR_THE_END = 2.0  # seconds, when only others' jobs are left to wait for
 STEP = 0.25  # seconds between looks at whether to stop
+PRUNE_INTERVAL = 3600.0  # seconds between looks for uploads that are too old
 
 
 class Reader:
@@ -35,6 +40,8 @@ class Reader:
         self._sets: dict[int, CutoutSet] = {}
         self._bell: Connection | None = None
         self._poll_due = 0.0
+        self._prune_due = 0.0
+        self._may_have_uploads = False  # that nobody has claimed, since the last poll
         self._pause = FIRST_PAUSE
         self._strangers: set[int] = set()
 
@@ -74,9 +81,24 @@ class Reader:
             log.info("jobs_new=%d jobs_given_up=%d", n_new, n_ended)
         seconds = time.monotonic() - began
         self._poll_due = time.monotonic() + max(POLL_INTERVAL, POLL_SPACING * seconds)
+        self._may_have_uploads = True
+        if time.monotonic() >= self._prune_due:
+            self._prune_due = time.monotonic() + PRUNE_INTERVAL
+            self._prune()
+
+    def _prune(self) -> None:
+        """Delete the uploads that are too old; no failure of this keeps the worker from working."""
+        try:
+            n = uploads.prune(self.station.database.engine, self.station.root)
+        except Exception as error:
+            log.warning("uploads=kept although too old; error=%r", first_line(error))
+            return
+        if n:
+            log.info("uploads_deleted=%d", n)
 
     def _renew(self, session: Session) -> tuple[int, int]:
-        sets = supply.cutout_sets(session, self.station.options.catalog_id)
+        catalog_id = self.station.options.catalog_id
+        sets = supply.cutout_sets(session, catalog_id, and_uploads=True)
         self._sets = {cutout_set.id: cutout_set for cutout_set in sets}
         self._supplies = {
             version.id: supply.supply(version, self.station.annotators[version.annotator], sets)
@@ -87,23 +109,34 @@ class Reader:
         return n_new, jobs.give_up(session)
 
     def _claim_fresh(self, session: Session) -> list[Claim]:
-        """Claim blocks until together they fill a call of the network."""
+        """Claim blocks until together they fill a call of the network, uploads before all others.
+
+        Jobs of uploads come by a poll only, so that asking for them costs one claim a poll.
+        """
+        claims: list[Claim] = []
+        uploaded = [set_id for set_id, each in self._sets.items() if uploads.is_upload(each)]
+        if uploaded and self._may_have_uploads:
+            self._may_have_uploads = self._fill(session, claims, uploaded)
+        self._fill(session, claims, list(self._sets))
+        return claims
+
+    def _fill(self, session: Session, claims: list[Claim], set_ids: Sequence[int]) -> bool:
+        """Add claims of these sets until a call of the network is full; False if they run out."""
         n_versions, lease = len(self._supplies), self.station.options.lease
         wanted = self.station.options.batch_size * n_versions
-        claims: list[Claim] = []
         while sum(claim.n for claim in claims) < wanted:
             more = jobs.claim(
                 session,
                 self.station.worker_id,
                 list(self._supplies),
                 n_versions,
-                cutout_set_ids=list(self._sets),
+                cutout_set_ids=set_ids,
                 lease=lease,
             )
             if not more:
-                break
+                return False
             claims += more
-        return claims
+        return True
 
     def _claim_again(self, session: Session) -> list[Claim]:
         return jobs.claim_again(

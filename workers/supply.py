@@ -2,7 +2,8 @@
 
 A source that several sets of a catalog show is annotated once, from the set that fits best; sets
 that fit less well are used for the sources that only they show. A catalog with no set that serves
-gets failed jobs that say what was wanted and what is there.
+gets failed jobs that say what was wanted and what is there. Images uploaded to search with are for
+the representations alone, and are served beside any catalog: somebody waits for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,11 +34,18 @@ class Supply:
         return list(self.better)
 
 
-def cutout_sets(session: Session, catalog_id: int | None = None) -> Sequence[CutoutSet]:
-    """Return the cutout sets, of one catalog or of all, those of a catalog side by side."""
-    wanted = [] if catalog_id is None else [CutoutSet.catalog_id == catalog_id]
+def cutout_sets(
+    session: Session, catalog_id: int | None = None, *, and_uploads: bool = False
+) -> Sequence[CutoutSet]:
+    """Return the cutout sets, of one catalog or of all, those of a catalog side by side.
+
+    With `and_uploads`, the images that were uploaded are there beside the one catalog.
+    """
+    wanted = sa.true() if catalog_id is None else CutoutSet.catalog_id == catalog_id
+    if and_uploads:
+        wanted |= CutoutSet.origin == uploads.ORIGIN
     return session.scalars(
-        sa.select(CutoutSet).where(*wanted).order_by(CutoutSet.catalog_id, CutoutSet.id)
+        sa.select(CutoutSet).where(wanted).order_by(CutoutSet.catalog_id, CutoutSet.id)
     ).all()
 
 
@@ -49,6 +57,8 @@ def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[Cut
     refused: dict[int, str] = {}
     for _, members in groupby(sets, key=lambda cutout_set: cutout_set.catalog_id):
         of_catalog = list(members)
+        if uploads.is_upload(of_catalog[0]) and annotator.name != uploads.ANNOTATOR:
+            continue
         problems = {s.id: inputs.mismatch(s) for s in of_catalog}
         serving = [s for s in of_catalog if problems[s.id] is None]
         serving.sort(key=lambda s: (inputs.misfit(s), s.id))

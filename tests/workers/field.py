@@ -14,13 +14,16 @@ from tests.workers.fake import SIZE
 
 
 def make_field(
-    engine: Engine, blocks: Sequence[Sequence[int]], root: Path | None = None
+    engine: Engine,
+    blocks: Sequence[Sequence[int]],
+    root: Path | None = None,
+    origin: str = "folder",
 ) -> list[int]:
     """A catalog with one source per marker, in blocks; the ids of the sources in order."""
     rng = np.random.default_rng(1)
     with Session(engine, expire_on_commit=False) as session:
         catalog = make_catalog(session)
-        cutout_set = make_cutout_set(session, catalog, size=SIZE)
+        cutout_set = make_cutout_set(session, catalog, size=SIZE, origin=origin)
         sources = make_sources(session, sum(map(len, blocks)), catalog)
         session.commit()
     source_ids = [source.id for source in sources]

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import count
 
 import numpy as np
@@ -13,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from db import annotations, cutouts, home, model_versions
-from db.tables import CutoutSet, Job, ModelVersion, Run, Shred, Worker
+from db import annotations, cutouts, home, model_versions, uploads
+from db.tables import Catalog, CutoutSet, Job, ModelVersion, Run, Shred, Upload, Worker
 from models.registry import Card
 from tests.builders import make_catalog, make_cutout_set, make_sources
 from tests.workers.fake import (
@@ -404,6 +405,84 @@ def test_a_lease_outlives_work_that_takes_longer(
 
     assert rows_per_source(engine) == dict.fromkeys(source_ids, 1)
     assert all_of(engine, sa.select(Job.attempt)) == [1]
+
+
+class Encoder(FakeAnnotator):
+    """Stands in for the annotator that uploads are for."""
+
+    name = "representations"
+
+
+def test_uploads_are_looked_at_before_the_backlog(engine: Engine) -> None:
+    seen: list[int] = []
+
+    class Noting(Encoder):
+        def annotate(self, batch):  # type: ignore[no-untyped-def]
+            seen.extend(batch.pixels[:, 0, 0, 0].tolist())
+            return super().annotate(batch)
+
+    make_field(engine, [[100]] * 5)
+    make_field(engine, [[101], [102]], origin="upload")
+
+    make_runner(engine, annotators=[Noting], batch_size=1).run()
+
+    assert seen == [101, 102, *[100] * 5]
+
+
+def test_an_upload_is_served_beside_the_one_catalog_that_was_asked_for(engine: Engine) -> None:
+    [wanted] = make_field(engine, [[PLAIN]])
+    [other] = make_field(engine, [[PLAIN]])
+    [uploaded] = make_field(engine, [[PLAIN]], origin="upload")
+    [catalog_id] = all_of(engine, sa.select(sa.func.min(Catalog.id)))
+
+    make_runner(engine, annotators=[Encoder], catalog_id=catalog_id).run()
+
+    assert rows_per_source(engine) == {wanted: 1, other: 0, uploaded: 1}
+
+
+def test_other_annotators_leave_uploads_alone(engine: Engine) -> None:
+    [uploaded] = make_field(engine, [[PLAIN]], origin="upload")
+
+    make_runner(engine).run()
+
+    assert rows_per_source(engine) == {uploaded: 0}
+
+
+def store_upload(engine: Engine, days: float) -> None:
+    """Store an upload of some age."""
+    layout = cutouts.Layout(uploads.BANDS, SIZE, 0.262, "uint8", "display")
+    pixels = np.full(layout.shape, 7, np.uint8)
+    image = uploads.Image(pixels, layout, "galaxy.png", "0" * 64, "image/png", "as it came")
+    token = uploads.store(engine, home.pixels(), image)
+    with Session(engine) as session, session.begin():
+        session.get_one(Upload, token).created_at -= timedelta(days=days)
+
+
+@pytest.mark.parametrize(("days", "n_left"), [(6, 1), (8, 0)])
+def test_a_worker_deletes_the_uploads_that_are_too_old(
+    engine: Engine, days: float, n_left: int
+) -> None:
+    store_upload(engine, days)
+
+    make_runner(engine).run()
+
+    assert len(all_of(engine, sa.select(Upload.token))) == n_left
+
+
+def test_a_worker_that_cannot_delete_old_uploads_goes_on_with_its_work(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("db.cutouts.Writer.discard", fails)
+    store_upload(engine, 8)
+    source_ids = make_field(engine, [[PLAIN]])
+
+    make_runner(engine).run()
+
+    assert rows_per_source(engine)[source_ids[0]] == 1
+    assert "read-only" in caplog.text
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
