@@ -20,7 +20,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from db import model_versions
 from db.cutouts import Layout, SetBusy, Writer, create_set, layout_of
@@ -43,6 +43,7 @@ ANNOTATOR = "representations"
 BANDS = ("z", "r", "g")  # what becomes red, green and blue
 DEFAULT_SIZE, DEFAULT_SCALE = 128, 0.262  # pixel, arcsec/pixel: where a card names none
 RETENTION = timedelta(days=7)
+REUSED = timedelta(days=1)  # so long the same file sent again is the same upload
 MAX_WAITING = 100  # uploads that no worker has looked at yet
 MAX_PER_HOUR = 1_000
 PATIENCE = 10.0  # seconds to wait for others who are uploading
@@ -99,7 +100,8 @@ def wanted_layout(session: Session) -> Layout:
 def store(engine: Engine, root: Path, image: Image) -> str:
     """Keep an image until a worker and a reader have seen it, and return its token.
 
-    The same file, treated the same way, is stored once.
+    The same file of the same name, treated the same way, is stored once in a day, unless the
+    encoder failed on it.
 
     Parameters
     ----------
@@ -141,7 +143,7 @@ def find(session: Session, token: str) -> Found | None:
     row = session.execute(statement).one_or_none()
     if row is not None:
         return Found(upload, "encoded" if row[1] else "flagged", version.name, flags=row[0])
-    error = session.scalar(_failures(version).where(Cutout.source_id == upload.source_id).limit(1))
+    error = session.scalar(_failures(version, upload.source_id).limit(1))
     if error is None and not _is_as_wanted(session, upload):
         error = "The image was prepared for another encoder than the current one: upload it again."
     state: Literal["waiting", "failed"] = "waiting" if error is None else "failed"
@@ -185,19 +187,24 @@ def _writer(engine: Engine, root: Path, cutout_set: CutoutSet, wait: float = PAT
 
 
 def _same(session: Session, cutout_set_id: int, image: Image) -> str | None:
-    """Find an earlier upload of the same file that was treated in the same way."""
-    return session.scalar(
+    """Find a late upload of the same file that was treated in the same way and did not fail."""
+    statement = (
         select(Upload.token)
         .join(Cutout, Cutout.source_id == Upload.source_id)
         .where(
             Cutout.cutout_set_id == cutout_set_id,
             Upload.sha256 == image.sha256,
+            Upload.file_name == image.file_name,
             Upload.note == image.note,
-            _is_kept(),
+            Upload.created_at > func.now() - REUSED,
         )
         .order_by(Upload.created_at.desc())
         .limit(1)
     )
+    if current := model_versions.current(session, [ANNOTATOR]):
+        failed = _failures(current[0], Upload.source_id)
+        statement = statement.where(~failed.exists())
+    return session.scalar(statement)
 
 
 def _is_as_wanted(session: Session, upload: Upload) -> bool:
@@ -226,15 +233,20 @@ def _is_waiting(current: Sequence[ModelVersion]) -> ColumnElement[bool]:
         Representation.source_id == Upload.source_id,
         Representation.model_version_id == current[0].id,
     )
-    failed = _failures(current[0]).where(Cutout.source_id == Upload.source_id)
+    failed = _failures(current[0], Upload.source_id)
     return _is_kept() & ~seen & ~failed.exists()
 
 
-def _failures(version: ModelVersion) -> sa.Select[str]:
+def _failures(
+    version: ModelVersion, source_id: sa.ColumnExpressionArgument[int] | int
+) -> sa.Select[str]:
+    """Errors of the jobs of a version that failed for good on a source."""
+    cutout = aliased(Cutout)
     return (
         select(func.coalesce(Job.error, "no error was kept"))
-        .join(Cutout, Cutout.block_id == Job.block_id)
+        .join(cutout, cutout.block_id == Job.block_id)
         .where(Job.model_version_id == version.id, Job.state == "failed")
+        .where(cutout.source_id == source_id)
     )
 
 

@@ -83,6 +83,35 @@ def test_the_same_file_is_stored_once(engine: Engine, tmp_path: Path) -> None:
     assert uploads.store(engine, tmp_path, image(7, note="of another scale")) != first
 
 
+def test_a_file_of_another_name_or_day_is_stored_anew(engine: Engine, tmp_path: Path) -> None:
+    first = uploads.store(engine, tmp_path, image(7))
+    renamed = uploads.store(engine, tmp_path, image(7, file_name="another.png"))
+    age(engine, first, days=1.1)
+
+    again = uploads.store(engine, tmp_path, image(7))
+
+    assert len({first, renamed, again}) == 3
+
+
+def test_an_image_that_failed_can_be_tried_again(engine: Engine, tmp_path: Path) -> None:
+    token = uploads.store(engine, tmp_path, image(7))
+    with Session(engine) as session, session.begin():
+        version = make_model_version(
+            session, annotator="representations", state="current", card=CARD
+        )
+        [set_id] = session.scalars(select(CutoutSet.id))
+        jobs.enqueue(session, version.id, [set_id])
+        session.execute(sa.update(Job).values(state="failed", error="out of memory"))
+
+    again = uploads.store(engine, tmp_path, image(7))
+    found = find(engine, again)
+
+    assert again != token
+    assert found
+    assert found.state == "waiting"
+    assert uploads.store(engine, tmp_path, image(7)) == again
+
+
 def test_an_upload_waits_until_the_current_encoder_has_seen_it(
     engine: Engine, tmp_path: Path
 ) -> None:
