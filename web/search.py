@@ -33,7 +33,7 @@ blueprint = Blueprint("search", __name__)
 
 N_SUGGESTED = 12  # sources to begin with
 WAIT = 3  # seconds between looks at an upload that waits
-METRIC_WORDS = {"l1": "L1, sum of differences", "l2": "L2, Euclidean", "cosine": "cosine, angle"}
+METRIC_MEANINGS = {"l1": "sum of differences", "l2": "Euclidean", "cosine": "angle"}
 SPACE_WORDS = {"reduced": "principal components", "embedding": "the encoder's whole vector"}
 OWN_COLUMNS = {  # beside those of annotated_source: type and comment
     "rank": ("integer", "Place in the answer, from 1"),
@@ -172,6 +172,10 @@ def _find(wanted: Wanted, upload: Found | None) -> Result:
     version = _version(wanted)
     try:
         example = _example(wanted, upload, version)
+        if example and example.source_id in wanted.unlike:
+            raise BadParameter(
+                "unlike", "other sources than the example", str(example.source_id), "Take it away."
+            )
         like = [*([example.source_id] if example else []), *wanted.like]
         examples = _rows([*like, *wanted.unlike], upload)
         vectors, unlike = (
@@ -285,7 +289,10 @@ def _render(
         saved=selections.listed(session()),
         worker_alive="alive" in states,
         wait=WAIT,
-        metric_words=METRIC_WORDS,
+        metric_words={
+            metric: f"{search.METRIC_WORDS[metric]}, {meaning}"
+            for metric, meaning in METRIC_MEANINGS.items()
+        },
         space_words=SPACE_WORDS,
         opinion_words=OPINION_WORDS,
         max_megabytes=MAX_BYTES // 2**20,

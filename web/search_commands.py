@@ -138,6 +138,10 @@ def _find(engine: Engine, session: Session, options: Mapping[str, Any], quiet: b
         raise click.UsageError(
             "Give an example: --id, --survey-id, --at, --image, or --like once or several times."
         )
+    if both := sorted(set(like) & set(options["unlike"])):
+        raise click.UsageError(
+            f"Source {both[0]} is both an example and given to --unlike; choose one of the two."
+        )
     wanted, unwanted = (
         [search.vector_of(session, one, version, options["space"]) for one in ids]
         for ids in (like, options["unlike"])

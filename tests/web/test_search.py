@@ -89,6 +89,18 @@ def test_results_offer_more_and_less_of_their_kind(client: FlaskClient, site: Si
     assert hits(apart) == ["src-021"]
 
 
+@pytest.mark.parametrize("example", ["id={number}", "survey_id=src-020"])
+def test_the_example_cannot_be_what_the_answer_shall_be_unlike(
+    client: FlaskClient, site: Site, example: str
+) -> None:
+    number = site.number(20)
+
+    response = client.get(f"/search.json?{example.format(number=number)}&unlike={number}")
+
+    assert (response.status_code, response.json["parameter"]) == (400, "unlike")
+    assert "other sources than the example" in response.json["detail"]
+
+
 def test_leaving_the_example_out_of_a_set_keeps_the_others(client: FlaskClient, site: Site) -> None:
     page = client.get(f"/search?id={site.number(20)}&like={site.number(30)}").text
     without = re.search(r'<a href="([^"]+)" aria-label="Leave src-020 out"', page)

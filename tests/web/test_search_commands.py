@@ -122,6 +122,13 @@ def test_filters_narrow_the_answer(rows: Rows) -> None:
     assert ids == bright[1:]  # without the example
 
 
+def test_a_filter_on_what_no_source_has_says_so(rows: Rows) -> None:
+    result = run("--id", rows.source_ids[3], "--where", "mag_z < 18")
+
+    assert result.exit_code == 0
+    assert "mag_z has no value for any of the sources searched." in " ".join(result.stdout.split())
+
+
 def test_a_catalog_narrows_the_answer_too(rows: Rows, engine: Engine) -> None:
     with Session(engine) as session, session.begin():
         other = make_source(session, make_catalog(session, name="other"), survey_id="s3")
@@ -221,6 +228,8 @@ def test_waiting_for_a_worker_ends(rows: Rows, picture: Path) -> None:
         (["--like", 1, "--catalog", "nowhere"], 1, "there is no catalog 'nowhere'"),
         (["--like", 1, "--version", "v.9"], 1, "no version 'v.9'"),
         (["--unlike", 1], 2, "Give an example"),
+        (["--like", 1, "--unlike", 1], 2, "Source 1 is both an example and given to --unlike"),
+        (["--id", 1, "--unlike", 1], 2, "Source 1 is both an example and given to --unlike"),
         (["--image", __file__], 1, "expected a PNG, JPEG or FITS file"),
     ],
 )
