@@ -74,6 +74,8 @@ def _database(error: DBAPIError) -> Response:
     if code == QUERY_CANCELED:
         answer = ServiceUnavailable("The database took too long over this and was stopped.")
         advice = "Narrow the selection: a catalog, a smaller circle or a tighter range."
+        if request.args.get("space") == "embedding":
+            advice += " Or search the principal components: whole vectors take long to read."
     elif code in SCHEMA_MISSING:
         answer = ServiceUnavailable("The database is not at the version this Skygloss expects.")
         advice = "Whoever runs this server: run `skygloss migrate`."

@@ -165,9 +165,12 @@ def test_a_question_that_takes_too_long_is_stopped(
     )
 
     response = site.app.test_client().get("/sources")
+    search = site.app.test_client().get("/search?id=20&space=embedding")
 
-    assert response.status_code == 503
+    assert response.status_code == search.status_code == 503
     assert "Narrow the selection" in response.text
+    assert "principal components" not in response.text
+    assert "Or search the principal components" in search.text
 
 
 def test_a_mistake_of_ours_shows_no_details(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
