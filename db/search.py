@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -20,8 +20,9 @@ import sqlalchemy as sa
 from numpy.typing import ArrayLike, NDArray
 from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import ColumnElement, Connection, Select, func, select
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
+from sqlalchemy.sql import visitors
 
 from db import model_versions, queries
 from db.predicates import annotated_source
@@ -38,6 +39,7 @@ FEW_ROWS = 120_000  # that pass a filter: comparing as many takes about a quarte
 COUNTED_ROWS = FEW_ROWS  # up to here the rows compared are counted, beyond they are estimated
 MANY_NEWER = 100_000  # rows newer than an index from which on it should be built anew
 EF_SEARCH = 100  # candidates kept while an index is searched, unless it was measured with others
+EXPLAIN_LIMIT = 2  # seconds to find out why nothing passes a filter
 MAX_EF_SEARCH = 1_000  # pgvector's limit
 MAX_SCAN_TUPLES = 40_000  # rows of an index looked at for a filter, before the exact way is shorter
 AWAY = 0.5  # how far a query moves from the unlike examples, in units of their distance
@@ -190,13 +192,14 @@ def nearest(session: Session, query: Query) -> Answer:
         return _nearest(session, query)
     try:
         with _undone(session):
-            return _nearest(session, query)
+            answer = _nearest(session, query)
     except DataError as error:
         raise SearchError(
             f"PostgreSQL cannot compute the filter: {str(error.orig).strip()}. Keep the numbers in "
-            "range, for example by another condition on the same columns, and end no pattern of LIKE "
-            "in a single \\."
+            "range, for example by another condition on the same columns. A pattern of LIKE does "
+            "not end in a single \\."
         ) from error
+    return answer if answer.source_ids else _explained(session, query, answer)
 
 
 def usable_index(session: Session, version_id: int, metric: str) -> SearchIndex | None:
@@ -599,6 +602,44 @@ def _unmeasured(query: Query, index: SearchIndex) -> str | None:
     if query.k > index.recall_k:
         return f"for {query.k:,} neighbours, only for {index.recall_k:,}"
     return None
+
+
+def _explained(session: Session, query: Query, answer: Answer) -> Answer:
+    """Name in an answer without sources what of the filter no source that is searched has."""
+    assert query.where is not None
+    empty = []
+    with suppress(OperationalError), _undone(session) as connection:  # not worth waiting for
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{EXPLAIN_LIMIT}s'")
+        for name, value in _parts(query.where).items():
+            searched = replace(query, where=value.is_not(None))
+            if not connection.scalar(_any(searched)):
+                empty.append(name)
+        if not connection.scalar(_any(replace(query, where=None))):
+            return answer
+    if not empty:
+        return answer
+    names = " and ".join((", ".join(empty[:-1]), empty[-1]) if empty[1:] else empty)
+    has = "have" if empty[1:] else "has"
+    return replace(
+        answer, how=f"{answer.how} {names} {has} no value for any of the sources searched."
+    )
+
+
+def _any(query: Query) -> Select:
+    return select(candidates(query, _no_upload()).exists())
+
+
+def _parts(where: ColumnElement[bool]) -> dict[str, ColumnElement[Any]]:
+    """Columns of `annotated_source` and values of `extra` in a filter, as users write them."""
+    found: dict[str, ColumnElement[Any]] = {}
+    part: Any
+    for part in visitors.iterate(where):
+        if isinstance(part, sa.ColumnClause) and part.table is annotated_source:
+            if not isinstance(part.type, sa.JSON):
+                found[part.name] = part
+        elif getattr(getattr(part, "operator", None), "opstring", None) == "->>":
+            found[f"extra ->> '{part.right.value}'"] = part
+    return found
 
 
 def _missing_vector(

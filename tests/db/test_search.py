@@ -216,6 +216,54 @@ def test_a_filter_that_few_rows_pass_is_applied_first(walked: tuple[Session, Row
     assert answer.exact
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mag_g < 18", " mag_g has no value for any of the sources searched."),
+        (
+            "mag_g < 18 AND mag_r < 18 AND p_shred < 1",
+            " mag_g and p_shred have no value for any of the sources searched.",
+        ),
+        ("extra ->> 'flux' = '1'", " extra ->> 'flux' has no value for any of the"),
+        ("mag_r < 1", "were compared (L1, 40 components)."),
+    ],
+)
+def test_an_answer_without_sources_names_what_none_of_them_has(
+    session: Session, rows: Rows, text: str, said: str
+) -> None:
+    make_source(session, mag_g=17.0)  # not searched, because it has no vector
+
+    answer = search.nearest(session, query(rows, where=parse(text)))
+
+    assert answer.source_ids == []
+    assert said in answer.how
+    assert ("no value" in answer.how) == ("no value" in said)
+
+
+def test_where_nothing_is_searched_no_filter_is_to_blame(session: Session) -> None:
+    version = make_model_version(session, annotator="representations")
+    make_source(session)
+
+    answer = search.nearest(
+        session, Query(np.ones(N_REDUCED), version.id, where=columns.c.mag_r < 18)
+    )
+
+    assert "no value" not in answer.how
+
+
+def test_a_filter_that_takes_long_to_explain_is_left_unexplained(
+    session: Session, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "EXPLAIN_LIMIT", 0.001)
+    slow = sa.func.nullif(sa.cast(sa.func.pg_sleep(0.01), sa.Text()), "")
+    monkeypatch.setattr(search, "_parts", lambda where: {"mag_g": slow})
+
+    answer = search.nearest(session, query(rows, where=columns.c.mag_g < 18))
+
+    assert "no value" not in answer.how
+    assert search.nearest(session, query(rows)).source_ids  # the transaction goes on
+
+
 def test_a_filter_that_cannot_be_computed_is_said_and_spares_the_transaction(
     session: Session, rows: Rows
 ) -> None:
