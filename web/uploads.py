@@ -49,6 +49,8 @@ blueprint = Blueprint("uploads", __name__)
 MAX_BYTES = 20 * 2**20  # of a request that carries an image
 MAX_NAME = 200  # characters kept of a file's name
 SCALES = (0.005, 20.0)  # arcsec/pixel
+PATIENCE = 10.0  # seconds that an image waits for those before it
+RETRY_AFTER = 10  # seconds
 _one_at_a_time = threading.Lock()  # a large image takes much memory while it is unpacked
 
 
@@ -140,8 +142,12 @@ def _image() -> uploads.Image:
         raise NoFile
     layout = uploads.wanted_layout(session())
     release()
-    with _one_at_a_time:
+    if not _one_at_a_time.acquire(timeout=PATIENCE):
+        raise _busy("Too many images are being read at once.", RETRY_AFTER)
+    try:
         return _framed(file, content, layout, scale, whole)
+    finally:
+        _one_at_a_time.release()
 
 
 def _framed(
@@ -171,13 +177,17 @@ def _store(image: uploads.Image) -> str:
         root: Path = current_app.config["PIXELS"] or pixel_store()
         return uploads.store(engine(), root, image)
     except uploads.UploadRefused as error:
-        answer = _refusal(ServiceUnavailable, error, "Try again later.")
-        answer.retry_after = error.retry_after
-        raise answer from error
+        raise _busy(error, error.retry_after) from error
     except (OSError, HomeUnavailable) as error:
         current_app.logger.error("an upload could not be kept: %s", error)
         advice = "Whoever runs this server finds the reason in its log."
         raise _refusal(ServiceUnavailable, "The image could not be kept.", advice) from error
+
+
+def _busy(why: object, retry_after: int) -> Any:
+    answer = _refusal(ServiceUnavailable, why, "Try again later.")
+    answer.retry_after = retry_after
+    return answer
 
 
 def _refusal(kind: type[HTTPException], why: object, advice: str) -> Any:

@@ -132,6 +132,7 @@ def test_the_page_says_whether_anybody_is_there_to_look(
     assert "No worker is running" in alone
     assert "skygloss worker" in alone
     assert "A worker is alive" in with_worker
+    assert "unless it was started for other annotators" in with_worker
 
 
 def test_programs_that_search_too_early_are_told_to_wait(client: FlaskClient) -> None:
@@ -355,6 +356,21 @@ def test_a_full_queue_asks_for_patience(
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "60"
     assert "wait for a worker" in answer.json["detail"]
+
+
+def test_images_do_not_queue_for_ever_to_be_read(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "PATIENCE", 0.05)
+
+    with uploads._one_at_a_time:
+        refused = send(client, picture_file(SOME))
+    accepted = send(client, picture_file(SOME))
+
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) > 0
+    assert "at once" in refused.json["detail"]
+    assert accepted.status_code == 202
 
 
 def test_a_store_that_cannot_be_written_says_so_without_details(
