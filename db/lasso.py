@@ -42,7 +42,7 @@ def polygon(corners: ArrayLike) -> NDArray[np.float64]:
     """
     try:
         given = np.asarray(corners, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadPolygon("expected corners as pairs of numbers, [[x, y], …]") from None
     if given.ndim != 2 or given.shape[1] != 2:
         raise BadPolygon(f"expected corners as pairs, [[x, y], …]; arrived shape {given.shape}")

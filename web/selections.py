@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, jsonify, redirect, render_template, request, url_for
 from sqlalchemy import text
-from werkzeug.exceptions import BadRequest, Conflict
+from werkzeug.exceptions import BadRequest, Conflict, UnprocessableEntity
 from werkzeug.wrappers import Response
 
 from db import projections, selections
@@ -36,6 +36,18 @@ class Taken(Conflict):
     advice = "Choose another name, or delete the old selection first."
 
 
+class Full(Conflict):
+    """There are as many selections as are kept."""
+
+    advice = "Delete one that nobody needs any more."
+
+
+class TooLarge(UnprocessableEntity):
+    """A selection would hold more sources than any may."""
+
+    advice = "Draw the outline around fewer; nothing was saved."
+
+
 @blueprint.get("/selections")
 def listing() -> str:
     """List the saved selections, the newest first."""
@@ -47,7 +59,7 @@ def delete(name: str) -> Response:
     """Delete a selection, not its sources."""
     same_origin()
     with writing_session() as own:
-        if not selections.delete(own, name):
+        if "\0" in name or not selections.delete(own, name):
             raise Missing(f"There is no selection {name!r}.", "The list shows those there are.")
     return redirect(url_for("selections.listing"), 303)
 
@@ -77,6 +89,10 @@ def save(name: str) -> Response | tuple[Response, int]:
             saved = selections.save(own, wanted, sources, _origin(found, corners), comment)
     except selections.NameTaken as error:
         raise Taken(_sentence(error)) from error
+    except selections.TooManySelections as error:
+        raise Full(_sentence(error)) from error
+    except selections.TooManySources as error:
+        raise TooLarge(_sentence(error)) from error
     except (BadPolygon, BadName, selections.NothingSelected) as error:
         raise NotSaved(_sentence(error)) from error
     address = url_for("sources.listing", selection=saved.name)

@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 
 from db import selections
 from db.names import BadName
-from db.selections import NameTaken, NothingSelected
+from db.selections import NameTaken, NothingSelected, TooManySelections, TooManySources
 from db.tables import SelectionSource, Source
 from tests.builders import make_sources
 
@@ -58,6 +58,32 @@ def test_names_may_have_letters_of_any_language_and_some_marks(session: Session,
 def test_nothing_is_not_worth_a_selection(session: Session) -> None:
     with pytest.raises(NothingSelected):
         selections.save(session, "none", select(Source.id).where(Source.id < 0), ORIGIN)
+
+
+def test_a_selection_may_be_as_large_as_the_limit_and_no_larger(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selections, "MAX_SOURCES", 3)
+    sources = make_sources(session, 4)
+    fewer = select(Source.id).where(Source.id > sources[0].id)
+
+    assert selections.save(session, "three", fewer.union_all(fewer), ORIGIN).n_sources == 3
+    with pytest.raises(TooManySources, match="at most 3"):
+        selections.save(session, "four", select(Source.id), ORIGIN)
+
+
+def test_so_many_selections_are_kept_and_no_more(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selections, "MAX_SELECTIONS", 1)
+    make_sources(session, 1)
+    selections.save(session, "first", select(Source.id), ORIGIN)
+
+    with pytest.raises(TooManySelections, match="1 selections already"):
+        selections.save(session, "second", select(Source.id), ORIGIN)
+
+    selections.delete(session, "first")
+    assert selections.save(session, "second", select(Source.id), ORIGIN).n_sources == 1
 
 
 def test_selections_are_listed_newest_first_and_leave_their_sources_when_deleted(

@@ -295,6 +295,22 @@ def test_saving_under_a_name_twice_is_a_conflict(chart: Chart) -> None:
 
 
 @pytest.mark.parametrize(
+    ("limit", "status", "advice"),
+    [("MAX_SELECTIONS", 409, "Delete one"), ("MAX_SOURCES", 422, "around fewer")],
+)
+def test_what_would_be_too_much_is_not_saved(
+    chart: Chart, monkeypatch: pytest.MonkeyPatch, limit: str, status: int, advice: str
+) -> None:
+    monkeypatch.setattr(f"db.selections.{limit}", 0)
+
+    response = chart.post("selections", polygon=json.dumps(SQUARE), name="too much")
+
+    assert response.status_code == status
+    assert advice in response.text
+    assert "too much" not in chart.client.get("/selections").text
+
+
+@pytest.mark.parametrize(
     ("polygon", "message"),
     [
         ("", "as JSON"),
@@ -306,6 +322,7 @@ def test_saving_under_a_name_twice_is_a_conflict(chart: Chart) -> None:
         ("[[0,0],[1,1],[NaN,1]]", "finite"),
         ("[[0,0],[1,1],[1e400,1]]", "finite"),
         ("[[0,0],[1,1],[1e9,1]]", "far outside"),
+        (f"[[0,0],[1,1],[1{'0' * 400},1]]", "pairs of numbers"),
         ("[[0,0],[1,1],[true,[]]]", "pairs"),
         (json.dumps([[0, 0]] * 10_000), "arrived 10,000"),
     ],
@@ -363,6 +380,7 @@ def test_the_list_of_selections_says_where_they_come_from_and_deletes(chart: Cha
     assert deleted.status_code == 303
     assert "old one" not in chart.client.get("/selections").text
     assert chart.client.post("/selections/old%20one/delete").status_code == 404
+    assert chart.client.post("/selections/old%00one/delete").status_code == 404
 
 
 def test_a_selection_remembers_its_polygon_and_version(chart: Chart) -> None:
