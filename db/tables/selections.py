@@ -12,7 +12,7 @@ from db.tables.base import Base, identity, now
 
 
 class Selection(Base):
-    """A list of sources under a name, e.g. what a lasso on the map caught."""
+    """A list of sources under a name, e.g. what a lasso on a projection caught."""
 
     __tablename__ = "selection"
 
@@ -20,7 +20,7 @@ class Selection(Base):
     name: Mapped[str] = mapped_column(unique=True, comment="Name the user gave")
     comment: Mapped[str] = mapped_column(server_default="", comment="What the user said about it")
     origin: Mapped[dict[str, Any]] = mapped_column(
-        comment="How it was made: map, model version and polygon, or the search"
+        comment="How it was made: projection, model version and polygon, or the search"
     )
     n_sources: Mapped[int] = mapped_column(
         BigInteger, server_default="0", comment="Sources in the selection"

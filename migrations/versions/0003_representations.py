@@ -105,7 +105,7 @@ def _create_tables() -> None:
             "origin",
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=False,
-            comment="How it was made: map, model version and polygon, or the search",
+            comment="How it was made: projection, model version and polygon, or the search",
         ),
         sa.Column(
             "n_sources",

@@ -1,8 +1,9 @@
 """Do neighbours in the space of an encoder look alike? Measured only on pictures it never learnt.
 
 Two ways: `cross_validate` trains anew for every fold, and searches within the held-out fold alone;
-`evaluate_version` asks given weights about the labelled sources they have not seen. Baselines are
-searched in exactly the same galleries. The page and its pictures are in `neighbours_report`.
+`evaluate_version` asks given weights about the labelled sources that lie in groups of which they
+have seen no picture. Baselines are searched in exactly the same galleries. The page and its
+pictures are in `neighbours_report`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ PROBE_FOLDS = 5
 CAVEAT = (
     "The recipe was chosen by looking at such numbers, so they are slightly flattering; the "
     "intervals do not include that."
+)
+PROBES = (
+    "Linear probes are trained within the gallery, in folds split by group; before, the vectors of "
+    "the whole gallery are brought to unit scatter, without labels and for all encoders alike."
 )
 
 
@@ -185,7 +190,7 @@ def cross_validate(
     protocol = (
         f"{n_folds}-fold cross-validation, folds split by group (seed {seed}): queries and gallery "
         "are one held-out fold, whose groups the encoder and its principal components never saw. "
-        f"{CAVEAT}"
+        f"{PROBES} {CAVEAT}"
     )
     return _evaluation(f"Representations: {name}", protocol, data, fold, encoded)
 
@@ -193,14 +198,14 @@ def cross_validate(
 def evaluate_version(
     data: Labelled, card: registry.Card, baselines: dict[str, Judge] | None = None
 ) -> Evaluation:
-    """Judge the weights of a card on the sources they have never seen.
+    """Judge the weights of a card on the groups of sources of which they have never seen one.
 
     The principal components of the baselines are those of the gallery itself.
 
     Raises
     ------
     SeenError
-        Too few sources were not among the training data.
+        Too few sources are in groups without a training picture.
     """
     unseen = _unseen(data, card.path, card.name)
     return _evaluate_encoder(unseen, registry.load(card), card.name, baselines)
@@ -220,14 +225,19 @@ def evaluate_weights(
 
 
 def _unseen(data: Labelled, weights: Path, name: str) -> Labelled:
+    """The sources of whose group on the sky no picture was trained on.
+
+    A picture that was learnt is known by its pixels; its neighbours show the same galaxy.
+    """
     seen = np.isin(fingerprints(data.rgb), read_fingerprints(registry.seen_path(weights)))
-    if (~seen).sum() < 2 * LEAST_MEMBERS:
+    related = np.isin(data.group, np.unique(data.group[seen]))
+    if (~related).sum() < 2 * LEAST_MEMBERS:
         raise SeenError(
             f"{name} was trained on {int(seen.sum())} of these {len(data)} sources and too few "
-            "others are left to judge it: its card holds the cross-validated numbers, and "
-            "--cross-validate measures its recipe again"
+            "that are not near one of them are left to judge it: its card holds the "
+            "cross-validated numbers, and --cross-validate measures its recipe again"
         )
-    return data.take(~seen)
+    return data.take(~related)
 
 
 def _evaluate_encoder(
@@ -237,8 +247,9 @@ def _evaluate_encoder(
     encoded = {name: [encode(model, unseen)]}
     encoded |= {label: [judge(None, unseen)] for label, judge in judges.items()}
     protocol = (
-        f"{len(unseen)} sources that {name} has never seen; any that it was trained on are left "
-        "out. Queries and gallery are these sources."
+        f"{len(unseen)} sources that {name} has never seen; every group on the sky with a picture "
+        "that it was trained on is left out whole (a picture is known by its pixels, so the same "
+        f"galaxy from another survey is not noticed). Queries and gallery are these. {PROBES}"
     )
     fold = np.zeros(len(unseen), np.int64)
     return _evaluation(f"Representations: {name}", protocol, unseen, fold, encoded)

@@ -166,6 +166,23 @@ def test_weights_are_judged_on_unseen_sources_only(data, version):
     assert list(found.encoded) == ["tiny.test", "blind"]
 
 
+def test_a_neighbour_on_the_sky_of_a_training_picture_is_not_judged(data, version):
+    write_fingerprints(data.rgb[:11], registry.seen_path(version.path))
+    pairs = replace(data, group=np.arange(30) // 2)
+
+    found = judging.evaluate_version(pairs, version, baselines={})
+
+    assert found.data.survey_id.tolist() == list(range(1012, 1030))
+
+
+def test_the_protocol_says_who_is_left_out_and_how_vectors_are_scaled(data, version):
+    protocol = judging.evaluate_version(data, version, baselines={}).protocol
+
+    assert "18 sources" in protocol
+    assert "is left out whole" in protocol
+    assert "brought to unit scatter, without labels" in protocol
+
+
 def test_judging_weights_on_their_training_data_is_refused(data, version):
     with pytest.raises(SeenError, match="cross-validate"):
         judging.evaluate_version(data.take(np.arange(12)), version, baselines={})
