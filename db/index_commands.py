@@ -190,14 +190,25 @@ def _say(as_json: bool, facts: dict[str, object], text: str) -> None:
 
 @contextmanager
 def _share_bar(what: str, quiet: bool) -> Iterator[Callable[[float], None]]:
-    """Show a bar on stderr; yields a function that takes the share done, 0 to 1."""
+    """Show a bar on stderr once there is progress; yields what takes the share done, 0 to 1."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        task = progress.add_task(what, total=1.0)
-        yield lambda share: progress.update(task, completed=share)
-        progress.update(task, completed=1.0)
+    progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
+    task = progress.add_task(what, total=1.0, start=False)
+
+    def show(share: float) -> None:
+        if not progress.live.is_started:
+            progress.start()
+            progress.start_task(task)
+        progress.update(task, completed=share)
+
+    try:
+        yield show
+        show(1.0)
+    finally:
+        if progress.live.is_started:
+            progress.stop()

@@ -67,6 +67,7 @@ def test_a_small_table_is_left_without_index(engine: Engine, rows: Rows) -> None
 
     assert (said.exit_code, measured.exit_code) == (0, 0)
     assert "no index is needed. (--force builds it.)" in said.stdout
+    assert said.stderr == ""  # no bar of something that is not done
     assert "e.1 has no l1 index: every search is exact" in measured.stdout
 
 
