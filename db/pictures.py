@@ -9,8 +9,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SMALLEST, LARGEST = 16, 4096  # pixel on a side
 SIDES = f"{SMALLEST} to {LARGEST:,} pixels on a side"
@@ -88,8 +92,18 @@ def _decode_image(content: bytes, media_type: str) -> Picture:
             grey = np.asarray(image).astype(np.float32) / 257
             pixels = np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, -1)
         else:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(_on_black(image))
     return Picture(pixels[::-1], VIEWER_BANDS, "display", None, media_type)
+
+
+def _on_black(image: Image) -> Image:
+    """Return a picture in RGB; what is transparent shows the black of the sky."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    from PIL.Image import alpha_composite, new
+
+    seen = image.convert("RGBA")
+    return alpha_composite(new("RGBA", seen.size, "black"), seen).convert("RGB")
 
 
 def _decode_fits(content: bytes) -> Picture:

@@ -77,10 +77,20 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
     assert picture.pixels.min() == 255
 
 
-def test_transparency_is_dropped() -> None:
-    clear = np.full((20, 20, 4), (9, 8, 7, 0), np.uint8)
+@pytest.mark.parametrize(("alpha", "seen"), [(0, 0), (51, 40), (255, 200)])
+def test_a_transparent_picture_lies_on_black(alpha: int, seen: int) -> None:
+    picture = np.full((20, 20, 4), (200, 200, 200, alpha), np.uint8)
 
-    assert decode(picture_file(clear)).pixels[0, 0].tolist() == [9, 8, 7]
+    assert decode(picture_file(picture)).pixels[0, 0].tolist() == [seen] * 3
+
+
+def test_a_transparent_colour_of_a_palette_becomes_black() -> None:
+    content = io.BytesIO()
+    image = Image.new("P", (20, 20), 1)
+    image.putpalette([0, 0, 0, 250, 120, 60])
+    image.save(content, "PNG", transparency=1)
+
+    assert decode(content.getvalue()).pixels.max() == 0
 
 
 def test_a_jpeg_is_known_by_its_content() -> None:
