@@ -317,12 +317,15 @@ def _index(session: Session, version_id: int, metric: str) -> tuple[SearchIndex,
         "EXISTS (SELECT FROM pg_index WHERE indisvalid "
         "AND indexrelid = to_regclass('ix_representation_hnsw_' || search_index.id))"
     )
-    newer = sa.exists().where(
-        Representation.model_version_id == version_id,
-        Representation.ordinal > SearchIndex.built_until,
+    newest = (  # not EXISTS, for which the planner would read the whole table
+        select(Representation.ordinal)
+        .where(Representation.model_version_id == version_id)
+        .order_by(Representation.ordinal.desc())
+        .limit(1)
+        .scalar_subquery()
     )
     found = session.execute(
-        select(SearchIndex, newer).where(
+        select(SearchIndex, func.coalesce(newest > SearchIndex.built_until, False)).where(
             SearchIndex.model_version_id == version_id, SearchIndex.metric == metric, valid
         )
     ).one_or_none()
