@@ -25,8 +25,9 @@ SHARED = ("db.sky", "zarr", "PIL.Image")  # before the fork, so that no page wai
 def serve(host: str, port: int, workers: int, debug: bool) -> None:
     """Serve the pages.
 
-    There are no accounts yet: whoever can reach the address can read everything, and nobody can
-    change anything. Put a reverse proxy in front to serve them beyond your own machine.
+    There are no accounts yet: whoever can reach the address can read everything, upload images to
+    search with, and save and delete selections. Put a reverse proxy with a password in front to
+    serve them beyond your own machine.
     """
     _check_database()
     _check_port(host, port)

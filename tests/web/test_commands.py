@@ -28,6 +28,12 @@ def server(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str],
         process.kill()
 
 
+def test_the_help_says_what_whoever_reaches_the_pages_may_do() -> None:
+    words = " ".join(CliRunner().invoke(serve, ["--help"]).output.split())
+
+    assert "upload images to search with, and save and delete selections" in words
+
+
 def test_serve_prints_its_address_when_it_is_ready_and_stops_in_good_order(
     server: tuple[subprocess.Popen[str], int],
 ) -> None:
