@@ -6,11 +6,13 @@ How a layout is computed is for `workers.projections`; what is read of it, for `
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from db import morton
@@ -28,7 +30,22 @@ SHUFFLED = "ORDER BY hashint8extended(source_id, :seed), source_id LIMIT :n"
 SAMPLE = sa.text("SELECT source_id" + VECTORS + SHUFFLED)
 MARGIN = 0.02  # of the layout's extent, left free on each side
 CHUNK = 100_000  # points per COPY
-COLUMNS = "projection_id, source_id, x, y, cell"
+ARRIVALS = """
+    CREATE TEMPORARY TABLE arriving_point (source_id bigint, x real, y real, cell bigint)
+    ON COMMIT DROP
+"""
+COPY = "COPY arriving_point FROM STDIN (FORMAT binary)"
+KEEP = sa.text("""
+    INSERT INTO projection_point (projection_id, source_id, x, y, cell)
+    SELECT :id, source_id, x, y, cell
+    FROM arriving_point JOIN source ON source.id = source_id
+    ORDER BY cell FOR KEY SHARE OF source
+""")
+NAME_LOCK = "(24, hashtext(:name))"  # advisory, of builds
+TAKE, GIVE_BACK = (
+    sa.text(f"SELECT {function}{NAME_LOCK}")
+    for function in ("pg_try_advisory_lock", "pg_advisory_unlock")
+)
 FINEST_TILES = """
     INSERT INTO projection_tile (projection_id, level, cell, n, source_id)
     SELECT projection_id, :level, cell >> :shift, count(*), min(source_id)
@@ -55,6 +72,34 @@ def count_vectors(session: Session, version_id: int) -> int:
     return int(session.scalar(COUNT, {"version_id": version_id}) or 0)
 
 
+class Busy(RuntimeError):  # noqa: N818 (it reads as what happened)
+    """A projection of this name is being built."""
+
+
+class NoPoints(ValueError):  # noqa: N818 (it reads as what happened)
+    """There is nothing that a layout could show."""
+
+
+@contextmanager
+def reserved(engine: Engine, name: str) -> Iterator[None]:
+    """Keep other builds of a projection of this name out; it ends with the connection, too.
+
+    Raises
+    ------
+    Busy
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if not connection.scalar(TAKE, {"name": name}):
+            raise Busy(
+                f"projection {name!r} is being built by somebody else: wait until it is there, or "
+                "choose another name"
+            )
+        try:
+            yield
+        finally:
+            connection.execute(GIVE_BACK, {"name": name})
+
+
 def save(
     session: Session,
     projection: Projection,
@@ -64,7 +109,8 @@ def save(
 ) -> None:
     """Save a layout in the place of an earlier one of the same name.
 
-    Until the caller commits, everybody else sees the earlier one.
+    Until the caller commits, everybody else sees the earlier one. Sources that were deleted since
+    they were placed are left out.
 
     Parameters
     ----------
@@ -78,18 +124,21 @@ def save(
 
     Raises
     ------
-    ValueError
-        There is no point, or one is not finite.
+    NoPoints
+        There is no point of a source that is there, or one is not finite.
     """
     if not len(places) or not np.isfinite(places).all():
-        raise ValueError(f"a layout needs points that are finite; arrived {len(places)} points")
+        raise NoPoints(f"a layout needs points that are finite; arrived {len(places)} points")
     frame = surround(places)
     projection.x_min, projection.x_max, projection.y_min, projection.y_max = frame
-    projection.n_points = len(source_ids)
+    projection.n_points = 0
     delete(session, projection.name)
     session.add(projection)
     session.flush()
-    _copy_points(session, projection.id, frame, source_ids, places, progress)
+    _copy_points(session, frame, source_ids, places, progress)
+    projection.n_points = _keep_points(session, projection.id)
+    if not projection.n_points:
+        raise NoPoints(f"all {len(places)} sources of the layout have been deleted meanwhile")
     _count_tiles(session, projection.id)
     projection.state = "ready"
     session.flush()
@@ -112,25 +161,31 @@ def surround(places: NDArray[np.float32]) -> Frame:
 
 def _copy_points(
     session: Session,
-    projection_id: int,
     frame: Frame,
     source_ids: NDArray[np.int64],
     places: NDArray[np.float32],
     progress: Callable[[int], None],
 ) -> None:
-    """Write the points in the order of their cells, so that near points are near on the disk."""
+    """Bring the points to the database, to a table of this transaction."""
+    session.execute(sa.text(ARRIVALS))
     grid = 1 << morton.FINEST
     cells = morton.encode(*(frame.unit(places) * grid).astype(int).clip(0, grid - 1).T)
-    order = np.argsort(cells, kind="stable")
     cursor = session.connection().connection.cursor()
-    for begin in range(0, len(order), CHUNK):
-        chosen = order[begin : begin + CHUNK]
+    for begin in range(0, len(cells), CHUNK):
+        chosen = slice(begin, begin + CHUNK)
         x, y = places[chosen].T
-        values = (np.full(len(chosen), projection_id), source_ids[chosen], x, y, cells[chosen])
+        values = (source_ids[chosen], x, y, cells[chosen])
         packed, _ = pack_fields([np.ma.MaskedArray(v) for v in values], len(values))
         rows = io.BytesIO(HEADER + packed.tobytes() + TRAILER)
-        cursor.copy_expert(f"COPY projection_point ({COLUMNS}) FROM STDIN (FORMAT binary)", rows)
-        progress(len(chosen))
+        cursor.copy_expert(COPY, rows)
+        progress(len(x))
+
+
+def _keep_points(session: Session, projection_id: int) -> int:
+    """Keep the points whose sources are still there, near ones near on the disk; their number."""
+    kept = session.execute(KEEP, {"id": projection_id})
+    session.execute(sa.text("DROP TABLE arriving_point"))
+    return int(kept.rowcount)  # type: ignore[attr-defined]
 
 
 def _count_tiles(session: Session, projection_id: int) -> None:

@@ -60,7 +60,8 @@ def build_command(name: str | None, version: str | None, as_json: bool, **option
     """Compute projection NAME (default: the method's name), in the place of an earlier one."""
     engine = console.open_database()
     began = time.monotonic()
-    with console.friendly_errors(names.BadName, TooFew, model_versions.UnknownVersion):
+    reasons = (names.BadName, TooFew, layouts.Busy, layouts.NoPoints, model_versions.UnknownVersion)
+    with console.friendly_errors(*reasons):
         version_id = _version_id(engine, version)
         plan = Plan(name=name or options["method"], model_version_id=version_id, **options)
         names.checked(plan.name)

@@ -92,9 +92,16 @@ def build(engine: Engine, plan: Plan, bar: Bar = no_bar) -> Projection:
     Raises
     ------
     names.BadName
+    layouts.Busy
+        Somebody else is building a projection of this name.
+    layouts.NoPoints
     TooFew
     """
-    name = names.checked(plan.name)
+    with layouts.reserved(engine, names.checked(plan.name)):
+        return _build(engine, plan, bar)
+
+
+def _build(engine: Engine, plan: Plan, bar: Bar) -> Projection:
     sessions = session_factory(engine)
     with sessions() as session, bar("choosing", None):
         n = layouts.count_vectors(session, plan.model_version_id)
@@ -104,7 +111,7 @@ def build(engine: Engine, plan: Plan, bar: Bar = no_bar) -> Projection:
     place, fitted, options = fit(plan, vectors, bar)
     source_ids, places = _placed(engine, plan, Layout(place, known, fitted), n, bar)
     projection = Projection(
-        name=name,
+        name=names.checked(plan.name),
         model_version_id=plan.model_version_id,
         method=plan.method,
         seed=plan.seed,

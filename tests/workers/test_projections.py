@@ -5,13 +5,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.orm import Session
 
 from cli import main
-from db import projections
+from db import layouts, projections
 from db.engine import create_engine
-from db.tables import ProjectionPoint, Representation
+from db.tables import Projection, ProjectionPoint, Representation, Source
 from tests.db import search_rows
 from tests.db.search_rows import Rows
 from workers.projections import Plan, TooFew, build, fit
@@ -109,6 +109,51 @@ def test_a_crash_leaves_the_earlier_projection_and_nothing_half_built(
         assert row.Projection.id == before.id
         assert set(session.scalars(select(ProjectionPoint.projection_id))) == {before.id}
     assert build(engine, plan).id > before.id
+
+
+def test_sources_deleted_while_a_layout_is_computed_are_left_out(engine: Engine) -> None:
+    rows = fill(engine)
+    gone = rows.source_ids[:3].tolist()
+
+    @contextmanager
+    def deletes(what: str, _total: int | None) -> Iterator[Callable[[int], None]]:
+        if what == "writing":
+            with Session(engine) as session, session.begin():
+                session.execute(delete(Source).where(Source.id.in_(gone)))
+        yield lambda n: None
+
+    made = build(engine, Plan("map", rows.version.id, method="pca"), deletes)
+
+    assert made.n_points == N - 3
+    assert read(engine, "map")[0] == rows.source_ids[3:].tolist()
+
+
+def test_a_layout_of_which_every_source_was_deleted_is_refused(engine: Engine) -> None:
+    rows = fill(engine)
+    places = np.zeros((1, 2), np.float32)
+    projection = Projection(
+        name="map", model_version_id=rows.version.id, method="pca", seed=0, n_fitted=1, options={}
+    )
+
+    with Session(engine) as session, pytest.raises(layouts.NoPoints, match="deleted meanwhile"):
+        layouts.save(session, projection, np.array([10**9]), places)
+
+
+def test_a_name_is_built_once_at_a_time_and_is_free_again_afterwards(
+    environment: dict[str, str],
+) -> None:
+    engine = create_engine()
+    fill(engine)
+
+    with layouts.reserved(engine, "pca"):
+        second = run("build", "--method", "pca")
+        other = run("build", "other", "--method", "pca")
+    third = run("build", "--method", "pca")
+    engine.dispose()
+
+    assert second.exit_code == 1
+    assert "'pca' is being built by somebody else" in " ".join(second.output.split())
+    assert other.exit_code == third.exit_code == 0
 
 
 def test_progress_counts_every_source(engine: Engine) -> None:
