@@ -298,6 +298,25 @@ def test_a_lasso_drawn_with_the_mouse_becomes_a_selection(
     assert sorted(found) == [f"src-{k:03}" for k in range(20, 31)]
 
 
+def test_a_lasso_around_nothing_cannot_be_saved(page: Page, placed: NDArray[np.float32]) -> None:
+    page.goto("/projections/row")
+    press(page, "l")
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+    save = page.locator("#save button")
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.1 * box["height"])
+    page.mouse.down()
+    for across, down in ((0.6, 0.1), (0.6, 0.3), (0.2, 0.3)):
+        page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"], steps=5)
+    page.mouse.up()
+    expect(page.locator("#caught")).to_have_text("No source is in the lasso.")
+    expect(save).to_be_disabled()
+
+    press(page, "Escape")
+    expect(page.locator("#caught")).to_have_text("All 60 sources in view.")
+    expect(save).to_be_enabled()
+
+
 def test_a_projection_is_moved_and_zoomed_with_the_keyboard(
     page: Page, placed: NDArray[np.float32]
 ) -> None:

@@ -188,6 +188,7 @@
   const caught = document.querySelector("#caught");
   function aim(words, polygon) {
     caught.textContent = words;
+    form.querySelector("button").disabled = false;
     form.elements.polygon.value = JSON.stringify(polygon.map(([x, y]) => [toX(x), toY(y)]));
   }
   function squareInView() {
@@ -214,7 +215,9 @@
     aim("Counting the sources in the lasso …", corners);
     try {
       const { n } = await post("count", { polygon: form.elements.polygon.value });
-      caught.textContent = `${n.toLocaleString("en").replaceAll(",", "\u202f")} sources in the lasso.`;
+      const found = n.toLocaleString("en").replaceAll(",", "\u202f");
+      caught.textContent = n ? `${found} sources in the lasso.` : "No source is in the lasso.";
+      form.querySelector("button").disabled = !n;
       if (n) form.elements.name.focus();
     } catch (error) {
       caught.textContent = error.message;
