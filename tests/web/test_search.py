@@ -374,4 +374,4 @@ def test_the_example_in_the_documentation_works(client: FlaskClient) -> None:
 
     assert answer.status_code == 200
     assert len(answer.json["sources"]) == 10
-    assert {row["survey_id"] for row in answer.json["examples"]} == {"src-020"}
+    assert [row["source_id"] for row in answer.json["examples"]] == [17]
