@@ -157,6 +157,7 @@ def test_missing_weights_to_start_from_are_named(tiny_network, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_small_training_learns_and_finds_simulated_edge_on_galaxies(tmp_path):
     sky = training.simulated_sky(500, seed=5)
     preset = replace(training.PRESETS["shipped"], rounds_simulated=6)
