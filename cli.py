@@ -13,7 +13,7 @@ Targets = dict[str, tuple[str, str]]  # name → where the command is, and one l
 
 COMMANDS: Targets = {
     "demo": ("cli:demo", "See everything at work on a real field, with nothing to set up."),
-    "ingest": ("db.commands:ingest", "Bring catalogs, cutouts and host galaxies in."),
+    "ingest": ("db.commands:ingest", "Bring catalogs, cutouts, exposures and hosts in."),
     "annotate": (
         "workers.commands:annotate",
         "Annotate what waits, with a progress bar, then stop.",
@@ -24,18 +24,31 @@ COMMANDS: Targets = {
         "workers.projection_commands:projection",
         "Lay representations out in two dimensions.",
     ),
+    "labels": ("cli:labels", "Bring labels in and out, and say how well experts agree."),
+    "users": ("db.expert_commands:users", "Give and take the accounts of experts."),
     "models": ("cli:models", "List, choose and register model versions; look after indexes."),
     "status": ("db.model_commands:status", "Show catalogs, progress, workers and failures."),
     "serve": ("web.commands:serve", "Serve the pages."),
-    "train": ("models.commands:train", "Train a network from labelled cutouts."),
+    "train": ("cli:train", "Train a network, or a map."),
     "evaluate": ("cli:evaluate", "Measure a network, or a selection, honestly."),
+    "simulate": ("cli:simulate", "Make a sky with known truth, to try and to train on."),
     "migrate": ("db.schema_commands:migrate", "Bring the database to this version of Skygloss."),
+}
+TRAIN: Targets = {
+    "shreds": ("models.commands:train_shreds", "From labelled cutouts."),
+    "representations": ("models.commands:train_representations", "From labelled cutouts."),
+    "source_map": ("workers.map_training:train_source_map", "From the cutouts of exposures."),
+    "exposure_map": ("workers.map_training:train_exposure_map", "From exposures on a source map."),
 }
 EVALUATE: Targets = {
     "shreds": ("models.commands:evaluate_shreds", "Judge shreds on sources it has never seen."),
     "representations": (
         "models.commands:evaluate_representations",
         "Measure how well like finds like.",
+    ),
+    "exposure_map": (
+        "workers.map_evaluation:evaluate_exposure_map",
+        "Score labels of cells on exposures nobody looked at.",
     ),
     "contamination": (
         "workers.contamination:contamination_command",
@@ -48,6 +61,17 @@ MODELS: Targets = {
     "register": ("workers.registration:register", "Bring in an encoder of your own."),
     "index": ("db.index_commands:index", "Build the search index of a version."),
     "recall": ("db.index_commands:recall", "Compare the search index with brute force."),
+}
+LABELS: Targets = {
+    "agreement": ("web.label_commands:agreement", "How well the experts agree."),
+    "export": ("web.label_commands:export", "Write a training set."),
+    "import": ("web.label_commands:import_", "Read labels from a table, in an expert's name."),
+}
+SIMULATE: Targets = {
+    "exposures": (
+        "models.camera_commands:exposures",
+        "Exposures of a camera with known faults.",
+    ),
 }
 
 
@@ -94,6 +118,21 @@ def main() -> None:
     Without DATABASE_URL an embedded PostgreSQL is used; its data, the pixels and the caches live
     under SKYGLOSS_HOME.
     """
+
+
+@click.group(cls=LazyGroup, targets=TRAIN)
+def train() -> None:
+    """Train a network, or a map."""
+
+
+@click.group(cls=LazyGroup, targets=LABELS)
+def labels() -> None:
+    """Bring labels in and out, and say how well experts agree."""
+
+
+@click.group(cls=LazyGroup, targets=SIMULATE)
+def simulate() -> None:
+    """Make a sky with known truth, to try and to train on."""
 
 
 @click.group(cls=LazyGroup, targets=EVALUATE)

@@ -25,7 +25,7 @@ from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
 
-from db.tables import Catalog, ModelVersion, Representation, Shred, Source
+from db.tables import Catalog, LabelClass, ModelVersion, Representation, Shred, Source, SourceCell
 
 MAX_LENGTH = 4_000  # characters
 MAX_TOKENS = 600  # words and signs
@@ -59,6 +59,10 @@ annotated_source = sa.table(
     sa.column("shred_run_id", Shred.__table__.c.run_id.type),
     sa.column("representation_flags", Representation.__table__.c.flags.type),
     sa.column("representation_version", ModelVersion.__table__.c.name.type),
+    sa.column("source_cell_row", SourceCell.__table__.c.cell_row.type),
+    sa.column("source_cell_column", SourceCell.__table__.c.cell_column.type),
+    sa.column("source_map_version", ModelVersion.__table__.c.name.type),
+    sa.column("label", LabelClass.__table__.c.name.type),
 )
 
 TOKENS = {

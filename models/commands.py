@@ -27,12 +27,7 @@ PRESETS = ("quick", "shipped", "published", "plain")
 ENCODERS = ("quick", "shipped", "picture")
 
 
-@click.group()
-def train() -> None:
-    """Train a network from labelled cutouts."""
-
-
-@train.command("shreds")
+@click.command("shreds")
 @click.option("--data", type=FOLDER, required=True, help="Folder with labels.csv and images/.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
 @click.option(
@@ -118,7 +113,7 @@ def evaluate_shreds(
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else _summary(found))
 
 
-@train.command("representations")
+@click.command("representations")
 @click.option("--data", type=FOLDER, required=True, help="Folder with labels.csv and images/.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
 @click.option(

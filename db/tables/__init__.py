@@ -8,25 +8,37 @@ migrations.
 from db.tables.base import Base
 from db.tables.catalogs import Catalog, CatalogFile, HostMatch, Rejection, Source
 from db.tables.cutouts import Cutout, CutoutBlock, CutoutSet
+from db.tables.exposures import Ccd, Exposure
 from db.tables.jobs import Job, ModelVersion, Run, Worker
+from db.tables.labels import Audit, Expert, Label, LabelClass, Token
+from db.tables.maps import ExposureCell, ExposureHistogram, Prototype, SourceCell
 from db.tables.results import N_REDUCED, Representation, Shred
 from db.tables.selections import Selection, SelectionSource
 from db.tables.similarity import Projection, ProjectionPoint, ProjectionTile, SearchIndex, Upload
 
 __all__ = [
     "N_REDUCED",
+    "Audit",
     "Base",
     "Catalog",
     "CatalogFile",
+    "Ccd",
     "Cutout",
     "CutoutBlock",
     "CutoutSet",
+    "Expert",
+    "Exposure",
+    "ExposureCell",
+    "ExposureHistogram",
     "HostMatch",
     "Job",
+    "Label",
+    "LabelClass",
     "ModelVersion",
     "Projection",
     "ProjectionPoint",
     "ProjectionTile",
+    "Prototype",
     "Rejection",
     "Representation",
     "Run",
@@ -35,6 +47,8 @@ __all__ = [
     "SelectionSource",
     "Shred",
     "Source",
+    "SourceCell",
+    "Token",
     "Upload",
     "Worker",
 ]

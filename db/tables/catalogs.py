@@ -90,6 +90,10 @@ class Source(Base):
         CheckConstraint("dec >= -90 AND dec <= 90", name="dec_range"),
         CheckConstraint("num_nulls(ra, dec, healpix) IN (0, 3)", name="position_whole"),
         Index(None, "healpix"),
+        CheckConstraint("num_nulls(exposure_id, ccd, x, y) IN (0, 4)", name="detection_whole"),
+        Index(
+            "ix_source_exposure", "exposure_id", postgresql_where=text("exposure_id IS NOT NULL")
+        ),
         Index("ix_source_mag_r", "mag_r", postgresql_where=text("mag_r IS NOT NULL")),
     )
 
@@ -146,6 +150,15 @@ class Source(Base):
     )
     rchisq_max: Mapped[float | None] = mapped_column(comment="Largest reduced chi2 in g, r, z")
     rchisq_min: Mapped[float | None] = mapped_column(comment="Smallest reduced chi2 in g, r, z")
+    exposure_id: Mapped[int | None] = mapped_column(
+        ForeignKey("exposure.id", ondelete="CASCADE"),
+        comment="The exposure it was detected on; null for sources of a survey's catalog",
+    )
+    ccd: Mapped[int | None] = mapped_column(
+        SmallInteger, comment="Number of the CCD it was detected on, as in ccd.number"
+    )
+    x: Mapped[float | None] = mapped_column(comment="Column on that CCD, 0-based [pixel]")
+    y: Mapped[float | None] = mapped_column(comment="Row on that CCD, 0-based [pixel]")
     extra: Mapped[dict[str, Any] | None] = mapped_column(
         comment="Every column of the file that the column map does not name"
     )

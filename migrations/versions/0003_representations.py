@@ -44,7 +44,7 @@ def upgrade() -> None:
         op.f("ck_source_position_whole"), "source", "num_nulls(ra, dec, healpix) IN (0, 3)"
     )
     _create_tables()
-    _extend_views()
+    extend_views()
 
 
 def downgrade() -> None:
@@ -70,7 +70,7 @@ def downgrade() -> None:
     first.upgrade()
 
 
-def _extend_views() -> None:
+def extend_views() -> None:
     first = context.script.get_revision("0002").module
     columns = ",\n    ".join(f"{sql} AS {name}" for name, sql, _ in (*first.COLUMNS, *NEW_COLUMNS))
     op.execute("DROP VIEW saga_candidate")
