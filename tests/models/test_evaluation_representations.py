@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from cli import main
 from models import commands, registry, representations, retrieval
 from models.evaluation import neighbours_report
 from models.evaluation import representations as judging
@@ -204,7 +205,7 @@ def test_the_commands_train_and_judge(data, tmp_path, monkeypatch):
     folder = _folder(data, tmp_path / "data")
 
     trained = CliRunner().invoke(
-        commands.train, f"representations --data {folder} --out {tmp_path}/out --preset quick"
+        main, f"train representations --data {folder} --out {tmp_path}/out --preset quick"
     )
     judged = CliRunner().invoke(
         commands.evaluate_representations,
@@ -240,7 +241,7 @@ def test_labels_without_tags_are_explained(data, tmp_path):
     table.write_text("\n".join(map(",".join, rows)) + "\n")
 
     result = CliRunner().invoke(
-        commands.train, f"representations --data {folder} --out {tmp_path}/out --preset quick"
+        main, f"train representations --data {folder} --out {tmp_path}/out --preset quick"
     )
 
     assert result.exit_code == 1

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from cli import main
 from models import commands, registry
 from models.evaluation import report, shreds
 from models.labelled import Labelled
@@ -152,8 +153,8 @@ def test_training_by_command_writes_weights_that_load(data, folder, tmp_path, mo
     out = tmp_path / "out"
 
     result = CliRunner().invoke(
-        commands.train,
-        f"shreds --data {folder} --out {out} --preset quick",
+        main,
+        f"train shreds --data {folder} --out {out} --preset quick",
     )
 
     assert result.exit_code == 0, result.output
