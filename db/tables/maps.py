@@ -57,7 +57,14 @@ class SourceCell(Base):
 
     __tablename__ = "source_cell"
     __table_args__ = (
-        Index(None, "model_version_id", "cell_row", "cell_column", "quantization_error"),
+        Index(
+            None,
+            "model_version_id",
+            "cell_row",
+            "cell_column",
+            "quantization_error",
+            postgresql_include=["source_id", "margin"],
+        ),
     )
 
     source_id: Mapped[int] = mapped_column(
@@ -90,7 +97,14 @@ class ExposureCell(Base):
 
     __tablename__ = "exposure_cell"
     __table_args__ = (
-        Index(None, "model_version_id", "cell_row", "cell_column", "quantization_error"),
+        Index(
+            None,
+            "model_version_id",
+            "cell_row",
+            "cell_column",
+            "quantization_error",
+            postgresql_include=["exposure_id", "margin"],
+        ),
     )
 
     exposure_id: Mapped[int] = mapped_column(

@@ -424,6 +424,7 @@ def upgrade() -> None:
         "exposure_cell",
         ["model_version_id", "cell_row", "cell_column", "quantization_error"],
         unique=False,
+        postgresql_include=["exposure_id", "margin"],
     )
     op.create_table(
         "exposure_histogram",
@@ -626,6 +627,7 @@ def upgrade() -> None:
         "source_cell",
         ["model_version_id", "cell_row", "cell_column", "quantization_error"],
         unique=False,
+        postgresql_include=["source_id", "margin"],
     )
     op.add_column(
         "source",
