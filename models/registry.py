@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 CARDS = Path(__file__).parent / "weights.toml"
+NETWORKS = {"source_map": "desom", "exposure_map": "desom"}  # where not named as the annotator
 
 
 class ChecksumError(RuntimeError):
@@ -148,7 +149,7 @@ def verify_file(path: Path, expected: str, what: str) -> None:
 def load(card: Card) -> keras.Model:
     """Build the network a card names and load its weights, after checking them."""
     verify(card)
-    module = import_module(f"models.{card.annotator}")
+    module = import_module(f"models.{NETWORKS.get(card.annotator, card.annotator)}")
     model: keras.Model = module.build(card.architecture, **card.build)
     model.load_weights(card.path)
     return model
