@@ -173,7 +173,8 @@ def overall(
     """Fleiss' kappa and Krippendorff's alpha, with 95 % intervals by bootstrap over subjects."""
     patterns, weights = _patterns(votes)
     n = int(weights.sum())
-    drawn = np.random.default_rng(seed).multinomial(n, weights / max(1, n), n_resamples)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, weights / n, n_resamples) if n else np.zeros((0, 0))
     coincidences = _coincidences(patterns)
     return (
         _interval(fleiss(votes), _fleiss(patterns, drawn)),
