@@ -284,9 +284,10 @@ def _check_attempts(session: Session, name: str, address: str) -> None:
     queue = func.hashtextextended("sign in " + name.lower().replace("\0", ""), 0)
     session.execute(select(func.pg_advisory_xact_lock(queue)))
     named, here = Audit.subject == name.lower().replace("\0", ""), Audit.address == address
-    counts = [func.count().filter(which) for which in (named & here, named, here)]
+    n = func.count()
     recent = (Audit.action == FAILED) & (Audit.created_at > func.now() - WINDOW)
-    n_here, n_named, n_address = session.execute(select(*counts).where(recent)).one()
+    counts = select(n.filter(named & here), n.filter(named), n.filter(here)).where(recent)
+    n_here, n_named, n_address = session.execute(counts).one()
     if n_here >= MAX_FAILED_HERE or max(n_named, n_address) >= MAX_FAILED:
         raise TooManyAttempts("too many wrong passwords for this name or from this address")
 

@@ -32,11 +32,13 @@ def create_app(engine: Engine | None = None, pixels: Path | None = None) -> Flas
         Root of the pixel store; default `db.home.pixels()`.
     """
     from web import (
+        accounts,
         cutouts,
         database,
         errors,
         formats,
         health,
+        labels,
         projections,
         search,
         selections,
@@ -52,6 +54,8 @@ def create_app(engine: Engine | None = None, pixels: Path | None = None) -> Flas
     database.register(app, engine)
     formats.register(app)
     errors.register(app)
+    accounts.register(app)
+    labels.register(app)
     app.config["PIXELS"] = pixels
     app.config["MAX_CONTENT_LENGTH"] = uploads.MAX_BYTES
     for module in (
@@ -63,6 +67,8 @@ def create_app(engine: Engine | None = None, pixels: Path | None = None) -> Flas
         cutouts,
         status,
         versions,
+        accounts,
+        labels,
         health,
     ):
         app.register_blueprint(module.blueprint)
