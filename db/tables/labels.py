@@ -32,7 +32,7 @@ class Expert(Base):
     name: Mapped[str] = mapped_column(comment="What the person signs in with")
     password_hash: Mapped[str] = mapped_column(comment="Argon2id hash of the password")
     role: Mapped[str] = mapped_column(
-        server_default="expert", comment="viewer (reads), expert (labels), admin (classes, users)"
+        server_default="expert", comment="viewer (reads), expert (labels, classes), admin (audit)"
     )
     blind: Mapped[bool] = mapped_column(
         server_default="false", comment="Whether pages hide what others said from this person"
@@ -166,6 +166,7 @@ class Audit(Base):
     """Something that happened to accounts, classes and versions: who, what, when, from where."""
 
     __tablename__ = "audit"
+    __table_args__ = (Index(None, "created_at"),)
 
     id: Mapped[int] = identity()
     expert_id: Mapped[int | None] = mapped_column(

@@ -24,7 +24,7 @@ def upgrade() -> None:
             sa.Text(),
             server_default="expert",
             nullable=False,
-            comment="viewer (reads), expert (labels), admin (classes, users)",
+            comment="viewer (reads), expert (labels, classes), admin (audit)",
         ),
         sa.Column(
             "blind",
@@ -94,6 +94,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["expert_id"], ["expert.id"], name=op.f("fk_audit_expert_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
     )
+    op.create_index(op.f("ix_audit_created_at"), "audit", ["created_at"])
     op.create_table(
         "label_class",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
