@@ -22,8 +22,17 @@ TILE = 16  # pixel; no tile of living pixels this large is constant
 MOST_DEAD = 0.95  # of the pixels without signal: then there is none
 SOME_DEAD = 0.01  # of the pixels: more than the hearts of saturated stars
 BRIGHT = 10.0  # times the threshold: outlines of brighter sources are not cut off by it
+QUIETEST = 0.1  # of the median noise: a tile that is quieter is not believed
 KERNEL_VARIANCE = 0.5  # pixel^2, of the smoothing along either axis
 FWHM_OF_SIGMA = 2.3548
+DEBLENDING = 0.005  # share of the light that makes a peak a source of its own; 1 is none
+ATTEMPTS = (  # pixels that sep holds at once, deblending, times the threshold
+    (300_000, DEBLENDING, 1.0),
+    (3_000_000, DEBLENDING, 1.0),
+    (3_000_000, 1.0, 1.0),
+    (3_000_000, 1.0, 4.0),
+    (3_000_000, 1.0, 16.0),
+)
 SIZE = 32  # pixel; side of a cutout
 
 
@@ -80,6 +89,8 @@ def detect(pixels: NDArray[Any]) -> Detection:
     """
     import sep
 
+    if not pixels.size:
+        return _nothing(CcdFlag.NO_SIGNAL)
     missing = _missing(pixels)
     dead = _dead(pixels, missing)
     flags = _flags(missing, dead)
@@ -94,7 +105,9 @@ def detect(pixels: NDArray[Any]) -> Detection:
     if not background.globalrms > 0:
         return _nothing(flags | CcdFlag.NO_SIGNAL)
     background.subfrom(signal)
-    found, crowded = _extract(signal, background.rms(), left_out)
+    rms = background.rms()
+    np.maximum(rms, QUIETEST * background.globalrms, out=rms)
+    found, crowded = _extract(signal, rms, left_out)
     if crowded:
         flags |= CcdFlag.CROWDED
     if not len(found):
@@ -127,6 +140,8 @@ def _dead(pixels: NDArray[Any], missing: NDArray[np.bool_] | None) -> NDArray[np
     lowest, highest = _tiles(pixels, np.min), _tiles(pixels, np.max)
     constant = lowest == highest
     dead = np.zeros(pixels.shape, bool)
+    for axis in (0, 1):
+        dead |= np.min(pixels, axis, keepdims=True) == np.max(pixels, axis, keepdims=True)
     if constant.any():
         # Tiles do not end where amplifiers do: their neighbours count where they go on the same.
         near = _full(_grown(constant), pixels.shape)
@@ -199,29 +214,27 @@ def _extract(
     Returns
     -------
     (structured ndarray, shape (n,), bool)
-        As sep gives it, and whether the field was too crowded for the usual settings.
+        As sep gives it, and whether blends could not be taken apart.
     """
     import sep
 
-    threshold, deblending, stack = THRESHOLD, 0.005, 300_000
-    for attempt in range(6):
+    for stack, deblending, factor in ATTEMPTS:
         sep.set_extract_pixstack(stack)
         try:
             found = sep.extract(
                 signal,
-                threshold,
+                THRESHOLD * factor,
                 err=rms,
                 mask=left_out,
                 minarea=MIN_AREA,
                 filter_type="conv",
                 deblend_cont=deblending,
             )
-            return found, attempt > 0
+            return found, deblending != DEBLENDING
         except MemoryError:
             raise
         except Exception:  # what sep raises when its buffers are full has no type of its own
-            threshold *= 1 if attempt == 0 else 2
-            deblending, stack = 1.0, 3_000_000
+            continue
     return np.empty(0, [("x", "f4"), ("y", "f4")]), True
 
 
