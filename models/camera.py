@@ -6,7 +6,7 @@ A fault has a strength from 0 (as good) to 1; from THRESHOLD on it counts as a f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ FAULTS = {
     "fringes": Fault("BGP", about="interference fringes of 1.5 to 6 times the noise"),
     "saturation": Fault("BGP", about="many bright stars that bleed"),
     "crowding": Fault("BGP", about="a field full of stars"),
-    "low_exposure": Fault("BGP", about="a quarter to 1/250 of the light"),
+    "low_exposure": Fault("BGP", about="1/6 to 1/1000 of the light"),
 }
 CLASSES = ("Good", "RBT", "BT", "B-Seeing", "BGP")
 
@@ -111,6 +111,24 @@ def label(fault: str, strength: float) -> str:
     return known.label if strength >= THRESHOLD else known.weak_label
 
 
+def choose(
+    rng: np.random.Generator, faults: Sequence[str] = tuple(FAULTS)[1:], good: float = 0.6
+) -> tuple[str, float]:
+    """Choose what goes wrong, and how strongly.
+
+    Parameters
+    ----------
+    rng : Generator
+    faults : sequence of str
+        All equally likely.
+    good : float
+        Share of exposures where nothing goes wrong. A few of the others are labelled good as
+        well, because their fault is too weak to count.
+    """
+    chosen, strength = str(rng.choice(faults)), float(rng.uniform(0.1, 1))
+    return ("good", 0.0) if rng.random() < good else (chosen, strength)
+
+
 def draw(camera: Camera, fault: str, strength: float, rng: np.random.Generator) -> Exposure:
     """Take one exposure.
 
@@ -157,8 +175,10 @@ def observe(camera: Camera, fault: str, strength: float, rng: np.random.Generato
         raise ValueError(f"strength should be from 0 to 1; got {strength}")
     amount = {name: strength if name == fault else 0.0 for name in FAULTS}
     band = BANDS[rng.integers(len(BANDS))]
+    if fault == "fringes":
+        band = BANDS[-1]  # silicon shows them in red light only
     exposure_time = float(rng.choice([300, 450, 600]))
-    light = exposure_time * 10 ** (-2.4 * amount["low_exposure"]) * rng.uniform(0.85, 1)
+    light = exposure_time * 10 ** (-3 * amount["low_exposure"]) * rng.uniform(0.85, 1)
     brightness = band.sky + rng.normal(0, 0.2)
     sky = 10 ** (0.4 * (band.zero_point - brightness)) * camera.pixel_scale**2 * light
     noise = (sky + camera.read_noise**2) ** 0.5
@@ -170,7 +190,7 @@ def observe(camera: Camera, fault: str, strength: float, rng: np.random.Generato
         seen=_seen(camera, fault, strength, rng),
         sky=sky,
         waves=_waves(rng),
-        fringes=noise * (rng.uniform(0, 0.2) + 6 * amount["fringes"]),
+        fringes=noise * (rng.uniform(0, 0.15) * (band is BANDS[-1]) + 6 * amount["fringes"]),
         tilt=_tilt(amount["gradient"], rng),
         sheets=_sheets(camera, amount["gradient"], rng),
         galaxies=float(np.exp(rng.normal(0, 0.15))),
@@ -239,7 +259,7 @@ def _add_sources(
     glare = 2000 * image.mean() ** 0.5  # from here on the wings of a star are seen far out
     for k in range(len(flux)):
         picture = drawn.bright[0] if is_star[k] and flux[k] > glare else drawn.faint[kind[k]]
-        paste(image, picture * np.float32(flux[k]), float(x[k]), float(y[k]))
+        paste(image, picture, float(flux[k]), float(x[k]), float(y[k]))
     np.maximum(image, 0, out=image)
 
 

@@ -73,8 +73,10 @@ def pictures(seen: Seen, rng: np.random.Generator) -> Pictures:
     )
 
 
-def paste(image: NDArray[np.float32], picture: NDArray[np.float32], x: float, y: float) -> None:
-    """Add a picture (steps, steps, h, w) to an image so that its centre falls on x, y."""
+def paste(
+    image: NDArray[np.float32], picture: NDArray[np.float32], flux: float, x: float, y: float
+) -> None:
+    """Add a picture (steps, steps, h, w) times a flux to an image, its centre on x, y."""
     steps, size = picture.shape[0], picture.shape[-1]
     column, row = round(x * steps), round(y * steps)
     right, up = -column % steps, -row % steps
@@ -85,7 +87,7 @@ def paste(image: NDArray[np.float32], picture: NDArray[np.float32], x: float, y:
     y0, y1 = max(bottom, 0), min(bottom + size, height)
     if x0 < x1 and y0 < y1:
         part = picture[up, right, y0 - bottom : y1 - bottom, x0 - left : x1 - left]
-        image[y0:y1, x0:x1] += part
+        image[y0:y1, x0:x1] += part * np.float32(flux)
 
 
 def bleed(image: NDArray[np.float32], full_well: float) -> None:

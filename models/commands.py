@@ -52,7 +52,7 @@ def train_shreds(data: Path, out: Path, preset: str, seed: int, half: bool) -> N
         recipe = training.PRESETS[preset]
         labelled = read_folder(data)
         _compute_in(half)
-        with _progress("training", training.n_steps(recipe)) as step:
+        with progress_bar("training", training.n_steps(recipe)) as step:
             model = training.train(labelled, recipe, seed, step)
         out.mkdir(parents=True, exist_ok=True)
         weights = out / f"shreds-{recipe.architecture}.weights.h5"
@@ -100,7 +100,7 @@ def evaluate_shreds(
         if cross_validate:
             _compute_in(half)
             recipe = RECIPES[preset]
-            with _progress(f"{n_folds} folds", n_folds * n_steps(recipe)) as step:
+            with progress_bar(f"{n_folds} folds", n_folds * n_steps(recipe)) as step:
                 found = shreds.cross_validate(
                     labelled, recipe, preset, n_folds=n_folds, seed=seed, progress=step
                 )
@@ -139,7 +139,7 @@ def train_representations(data: Path, out: Path, preset: str, start: str | None,
 
         recipe = training.PRESETS[preset]
         labelled = read_folder(data)
-        with _progress("training", training.n_steps(recipe)) as step:
+        with progress_bar("training", training.n_steps(recipe)) as step:
             model = training.train(
                 labelled, recipe, seed, start=start, checkpoints=out / "checkpoints", progress=step
             )
@@ -221,7 +221,7 @@ def _cross_validated(
     from models.training import representations as training
 
     total = training.n_steps(recipe) + (n_folds - 1) * recipe.rounds_real
-    with _progress(f"{n_folds} folds", total) as step:
+    with progress_bar(f"{n_folds} folds", total) as step:
         first = training.started(recipe, start) if start else None
         sky = training.simulated_sky(recipe.n_simulated, recipe.sky_seed, step)
         if first is None:
@@ -259,7 +259,7 @@ def _compute_in(half: bool) -> None:
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error; the hook advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

@@ -1,0 +1,125 @@
+"""`skygloss simulate exposures`: a folder of exposures with known faults, and a table of the truth."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+
+from models import camera, camera_files, camera_light
+
+FAULTY = tuple(name for name in camera.FAULTS if name != "good")
+COLUMNS = ("name", "label", "fault", "strength", "band", "seed", "number")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to make; every exposure follows from it and its number."""
+
+    out: Path
+    seed: int
+    faults: tuple[str, ...]
+    good: float
+    camera: camera.Camera
+    compress: bool
+
+
+@click.command("exposures")
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--n", "count", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--first", type=click.IntRange(0), default=0, help="Number of the first exposure.")
+@click.option(
+    "--fault",
+    "faults",
+    type=click.Choice(FAULTY),
+    multiple=True,
+    help="Only this fault; may be given several times.  [default: all]",
+)
+@click.option(
+    "--good",
+    type=click.FloatRange(0, 1),
+    default=0.6,
+    show_default=True,
+    help="Share of exposures where nothing goes wrong.",
+)
+@click.option("--full-size", is_flag=True, help="36 CCDs of 2048 x 4612 pixels: 700 MB each.")
+@click.option("--plain", is_flag=True, help="Write .fits instead of compressed .fits.fz.")
+@click.option("--processes", type=click.IntRange(1), help="[default: one for each processor]")
+def exposures(
+    out: Path,
+    count: int,
+    seed: int,
+    first: int,
+    faults: tuple[str, ...],
+    good: float,
+    full_size: bool,
+    plain: bool,
+    processes: int | None,
+) -> None:
+    """Take exposures with a simulated camera, good ones and faulty ones, into the folder OUT.
+
+    The truth is in OUT/labels.csv and not in the exposures. The same seed gives the same pixels,
+    whatever the number of exposures and processes.
+    """
+    from models.commands import progress_bar
+
+    try:
+        camera_light.need_galsim()
+    except ModuleNotFoundError as error:
+        raise click.ClickException(str(error)) from error
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = camera.FULL_SIZE if full_size else camera.Camera()
+    order = Order(out, seed, faults or FAULTY, good, chosen, not plain)
+    rows = []
+    with progress_bar("exposures", count) as step:
+        for row in _take(order, range(first, first + count), processes or os.cpu_count() or 1):
+            rows.append(row)
+            step(1)
+    _write_labels(out / "labels.csv", rows)
+    click.echo(f"Wrote {count} exposures to {out}, and what is wrong with them to labels.csv.")
+
+
+def _take(order: Order, numbers: range, processes: int) -> Iterator[dict[str, object]]:
+    """Make exposures, in order, and give the row of labels.csv of each."""
+    if processes == 1:
+        yield from map(partial(take_one, order), numbers)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(numbers)), mp_context=context) as pool:
+        yield from pool.map(partial(take_one, order), numbers)
+
+
+def take_one(order: Order, number: int) -> dict[str, object]:
+    """Make and write one exposure, CCD by CCD, and return its row of labels.csv."""
+    rng = np.random.default_rng([order.seed, number])
+    fault, strength = camera.choose(rng, order.faults, order.good)
+    conditions = camera.observe(order.camera, fault, strength, rng)
+    name = f"sim{order.seed}-{number:06d}"
+    path = order.out / (name + (".fits.fz" if order.compress else ".fits"))
+    ccds = camera.read_out(conditions)
+    camera_files.write_ccds(order.camera, conditions.header, ccds, path, order.compress)
+    return {
+        "name": name,
+        "label": camera.label(fault, strength),
+        "fault": fault,
+        "strength": round(strength, 4),
+        "band": conditions.band.name,
+        "seed": order.seed,
+        "number": number,
+    }
+
+
+def _write_labels(path: Path, rows: list[dict[str, object]]) -> None:
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
