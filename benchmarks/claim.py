@@ -66,7 +66,7 @@ def finish(session: Session, claim: Claim, run_id: int) -> None:
     session.commit()
     columns = {"p_shred": np.full(len(waiting), 0.5), "flags": np.zeros(len(waiting), int)}
     jobs.complete(session, claim, 1.0)
-    annotations.write(session, Shred, 1, run_id, waiting["source_id"], columns)
+    annotations.write(session, Shred, 1, run_id, waiting["id"], columns)
     session.commit()
 
 

@@ -1,4 +1,4 @@
-"""Results in: what an annotator said about sources, by COPY into its typed table.
+"""Results in: what an annotator said about sources or exposures, by COPY into its typed table.
 
 Works for every results table, by its columns; when a job counts as done is for `db.jobs` to say.
 A row that says nothing because there was no image (`NO_PIXELS`) counts as none once there is one.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -17,9 +18,9 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session, aliased
 
 from db.binary_copy import HEADER, TRAILER, number_type, pack_fields
-from db.tables import Base, Cutout
+from db.tables import Base, Cutout, Exposure
 
-PROVENANCE = ("source_id", "model_version_id", "run_id")
+PROVENANCE = ("source_id", "exposure_id", "model_version_id", "run_id")
 NO_PIXELS = 3  # bits of `flags`, of cutouts and of results alike: no image, unreadable image
 
 
@@ -29,15 +30,20 @@ def result_columns(table: type[Base]) -> list[str]:
     return [c.name for c in columns if c.name not in PROVENANCE and c.identity is None]
 
 
+def subject(table: type[Base]) -> str:
+    """What a table has a row of: source or exposure."""
+    return "exposure" if "exposure_id" in table.__table__.columns else "source"
+
+
 def write(
     session: Session,
     table: type[Base],
     model_version_id: int,
     run_id: int,
-    source_ids: NDArray[np.int64],
+    subject_ids: NDArray[np.int64],
     columns: Mapping[str, ArrayLike],
 ) -> int:
-    """Add one row per source; a source that already has a row for this version keeps it.
+    """Add one row per source or exposure; what already has a row for this version keeps it.
 
     Only a row without a value, for want of an image, gives way to one that had an image.
 
@@ -45,10 +51,11 @@ def write(
     ----------
     table : class of `db.tables`
         The annotator's results table.
-    source_ids : ndarray, shape (n,)
+    subject_ids : ndarray, shape (n,)
+        Of the sources or exposures.
     columns : mapping of str to array-like, shape (n,), or (n, d) for vectors
-        A value for every result column of the table. NaN and masked values become null; of a
-        vector all its numbers, or none.
+        A value for every result column of the table. NaN and masked values become null, in
+        columns of integers too; of a vector all its numbers, or none.
 
     Returns
     -------
@@ -59,14 +66,14 @@ def write(
     ------
     ValueError
         A column is missing, unknown or of another length; a vector has some numbers that are
-        not finite, or beyond what its type holds.
+        not finite, or numbers are beyond what their type holds.
     """
-    n = len(source_ids)
+    n = len(subject_ids)
     _check(table, n, columns)
     if not n:
         return 0
     values = {
-        "source_id": source_ids,
+        f"{subject(table)}_id": subject_ids,
         "model_version_id": np.full(n, model_version_id),
         "run_id": np.full(n, run_id),
         **columns,
@@ -89,6 +96,7 @@ def _copy(session: Session, name: str, columns: Iterable[str], rows: bytes) -> N
 def _merge(session: Session, table: type[Base], columns: Iterable[str], rows: bytes) -> int:
     """Add rows where some sources have one already; half as fast as `_copy` alone."""
     name, names = table.__tablename__, ", ".join(columns)
+    key = f"{subject(table)}_id, model_version_id"
     # names come from the table's definition, never from a user
     source = f"SELECT {names} FROM"
     session.execute(sa.text(f"CREATE TEMPORARY TABLE incoming AS {source} {name} WITH NO DATA"))
@@ -96,7 +104,7 @@ def _merge(session: Session, table: type[Base], columns: Iterable[str], rows: by
     added = session.execute(
         sa.text(
             f"INSERT INTO {name} ({names}) {source} incoming"
-            f" ON CONFLICT (source_id, model_version_id) DO UPDATE SET {_replacement(table)}"
+            f" ON CONFLICT ({key}) DO UPDATE SET {_replacement(table)}"
         )
     )
     session.execute(sa.text("DROP TABLE incoming"))
@@ -145,6 +153,32 @@ def lacks_row(
     return ~row & ~covered
 
 
+def lacking(
+    table: type[Base],
+    model_version_id: int,
+    block_id: sa.ColumnExpressionArgument[int] | int,
+    positions: tuple[Any, Any],
+    better_set_ids: Sequence[int] = (),
+) -> sa.Select:
+    """Select (position, id, flags) of what still needs a row in a range of a block.
+
+    These are cutouts with their sources, or the exposure that the block is, at position 0.
+    """
+    if subject(table) == "source":
+        return sa.select(Cutout.position, Cutout.source_id, Cutout.flags).where(
+            Cutout.block_id == block_id,
+            Cutout.position.between(*positions),
+            lacks_row(table, model_version_id, better_set_ids),
+        )
+    columns = table.__table__.columns
+    row = sa.exists().where(
+        columns.exposure_id == Exposure.id, columns.model_version_id == model_version_id
+    )
+    return sa.select(sa.literal(0).label("position"), Exposure.id, sa.literal(0)).where(
+        Exposure.block_id == block_id, ~row
+    )
+
+
 def waiting(
     session: Session,
     table: type[Base],
@@ -153,7 +187,7 @@ def waiting(
     positions: tuple[int, int],
     better_set_ids: Sequence[int] = (),
 ) -> NDArray:
-    """Find the cutouts in a range of a block whose sources still need a row.
+    """Find what still needs a row in a range of a block: its cutouts' sources, or its exposure.
 
     Parameters
     ----------
@@ -163,18 +197,12 @@ def waiting(
     Returns
     -------
     structured ndarray
-        Fields `position`, `source_id` and `flags` (of `cutout`), ordered by position.
+        Fields `position`, `id` (of the source or exposure) and `flags` (of `cutout`), ordered by
+        position.
     """
-    rows = session.execute(
-        sa.select(Cutout.position, Cutout.source_id, Cutout.flags)
-        .where(
-            Cutout.block_id == block_id,
-            Cutout.position.between(*positions),
-            lacks_row(table, model_version_id, better_set_ids),
-        )
-        .order_by(Cutout.position)
-    )
-    layout = [("position", np.int64), ("source_id", np.int64), ("flags", np.int32)]
+    found = lacking(table, model_version_id, block_id, positions, better_set_ids)
+    rows = session.execute(found.order_by("position"))
+    layout = [("position", np.int64), ("id", np.int64), ("flags", np.int32)]
     return np.array([tuple(row) for row in rows], layout)
 
 
@@ -202,13 +230,19 @@ def _numbers(name: str, kind: np.dtype, given: ArrayLike) -> np.ma.MaskedArray:
     values = np.ma.masked_invalid(given)
     null = np.ma.getmaskarray(values)
     if null.ndim == 2:
-        _check_vectors(name, values, np.finfo(kind).max)
+        _check_vectors(name, values)
+    if kind == np.float16 or kind.kind == "i":
+        _check_range(name, values, kind)
     return np.ma.MaskedArray(values.filled(0).astype(kind), null)
 
 
-def _check_vectors(name: str, values: np.ma.MaskedArray, largest: float) -> None:
+def _check_vectors(name: str, values: np.ma.MaskedArray) -> None:
     per_row = np.ma.getmaskarray(values).sum(axis=1)
     if partly := np.count_nonzero((per_row > 0) & (per_row < values.shape[1])):
         raise ValueError(f"{name}: {partly} vectors have some numbers that are not finite")
+
+
+def _check_range(name: str, values: np.ma.MaskedArray, kind: np.dtype) -> None:
+    largest = np.iinfo(kind).max if kind.kind == "i" else np.finfo(kind).max
     if (found := abs(values).max()) > largest:
         raise ValueError(f"{name} holds numbers up to {largest:g}, not {found:g}")

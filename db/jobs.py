@@ -29,10 +29,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Engine, func
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
-from db.annotations import lacks_row
-from db.tables import Base, Cutout, CutoutBlock, Job, ModelVersion, Worker
+from db.annotations import lacking
+from db.tables import Base, CutoutBlock, Job, ModelVersion, Worker
 
 LEASE = 60.0  # seconds
 MAX_ATTEMPTS = 3
@@ -72,12 +72,16 @@ def enqueue(
     model_version_id: int,
     cutout_set_ids: Sequence[int],
     after_version_ids: Sequence[int] = (),
+    *,
+    whole: bool = False,
 ) -> int:
     """Make a job of every sealed block of these sets that has none for the version; how many.
 
-    With `after_version_ids`, only of blocks that all these versions have finished with.
+    With `after_version_ids`, only of blocks that all these versions have finished with. `whole` is
+    for annotators of exposures: a block, however many sources it has, is one row, position 0.
     """
-    return _add_jobs(session, model_version_id, cutout_set_ids, after_version_ids)
+    last = sa.literal(0) if whole else CutoutBlock.n - 1
+    return _add_jobs(session, model_version_id, cutout_set_ids, last, after_version_ids)
 
 
 def refuse(
@@ -88,6 +92,7 @@ def refuse(
         session,
         model_version_id,
         cutout_set_ids,
+        CutoutBlock.n - 1,
         (),
         state="failed",
         error=error,
@@ -106,6 +111,15 @@ def accept(session: Session, model_version_id: int, cutout_set_ids: Sequence[int
             _in_sets(cutout_set_ids),
         ),
     )
+
+
+def is_finished(
+    block_id: sa.ColumnExpressionArgument[int | None], model_version_id: int
+) -> ColumnElement[bool]:
+    """Condition: the version has annotated this block, or what of it did not fail for good."""
+    mine = (Job.block_id == block_id) & (Job.model_version_id == model_version_id)
+    done, open_ = Job.state == "done", Job.state.in_(["todo", "doing"])
+    return sa.exists().where(mine, done) & ~sa.exists().where(mine, open_)
 
 
 def claim(
@@ -247,16 +261,13 @@ def verify(
     cutout_set_id: int,
     better_set_ids: Sequence[int] = (),
 ) -> int:
-    """Look for done jobs with a source that has no row, and do them again; how many.
+    """Look for done jobs with a source or exposure that has no row, and do them again; how many.
 
     Reads every row, unlike everything else here: for after a restore, or for peace of mind.
     `better_set_ids` are sets that are used for a source in preference to this one.
     """
-    hole = sa.exists().where(
-        Cutout.block_id == Job.block_id,
-        Cutout.position.between(Job.first, Job.last),
-        lacks_row(table, model_version_id, better_set_ids),
-    )
+    positions = (Job.first, Job.last)
+    hole = lacking(table, model_version_id, Job.block_id, positions, better_set_ids).exists()
     changed = _rowcount(
         session,
         sa.update(Job)
@@ -281,7 +292,7 @@ def seconds_until_due(
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a model version is, counted in positions of blocks (sources with a cutout)."""
+    """How far a model version is, counted in sources with a cutout, or in exposures."""
 
     model_version_id: int
     annotator: str
@@ -291,17 +302,18 @@ class Progress:
     n_done: int
     n_doing: int
     n_failed: int
-    rate: float | None  # sources per second, over the last ten minutes
+    rate: float | None  # per second, over the last ten minutes
     seconds_left: float | None  # at that rate; None when nobody is working or nothing is left
+    subject: str = "source"  # or exposure: what is counted
 
     @property
     def n_left(self) -> int:
-        """Sources that are neither done nor failed."""
+        """Those that are neither done nor failed."""
         return self.n_total - self.n_done - self.n_failed
 
 
 def progress(session: Session, cutout_set_ids: Sequence[int] | None = None) -> list[Progress]:
-    """Count done, running and failed sources of every version that is current or has jobs."""
+    """Count done, running and failed of every version that is current or has jobs."""
     n = Job.last - Job.first + 1
     recent = (Job.state == "done") & (Job.finished_at > func.now() - timedelta(seconds=RATE_WINDOW))
     began = func.min(Job.finished_at - Job.seconds * timedelta(seconds=1)).filter(recent)
@@ -319,6 +331,7 @@ def progress(session: Session, cutout_set_ids: Sequence[int] | None = None) -> l
             ModelVersion.annotator,
             ModelVersion.name,
             ModelVersion.state,
+            func.coalesce(ModelVersion.card["subject"].astext, "source"),
             total(sa.true()),
             total(Job.state == "done"),
             total(Job.state == "doing"),
@@ -362,6 +375,7 @@ def _progress(
     annotator: str,
     name: str,
     state: str,
+    subject: str,
     n_total: int,
     n_done: int,
     n_doing: int,
@@ -371,24 +385,26 @@ def _progress(
     n_left = n_total - n_done - n_failed
     seconds_left = n_left / rate if rate and n_left else None
     counts = (int(n_total), int(n_done), int(n_doing), int(n_failed))
-    return Progress(version_id, annotator, name, state, *counts, rate or None, seconds_left)
+    pace = (rate or None, seconds_left)
+    return Progress(version_id, annotator, name, state, *counts, *pace, subject)
 
 
 def _add_jobs(
     session: Session,
     model_version_id: int,
     cutout_set_ids: Sequence[int],
+    last: ColumnElement[int],
     after_version_ids: Sequence[int],
     **values: object,
 ) -> int:
-    block = aliased(CutoutBlock)
+    block = CutoutBlock
     has_job = sa.exists().where(Job.model_version_id == model_version_id, Job.block_id == block.id)
     blocks = (
         sa.select(
             sa.literal(model_version_id),
             block.id,
             sa.literal(0),
-            block.n - 1,
+            last,
             *map(_sql, values.values()),
         )
         .where(
@@ -396,7 +412,7 @@ def _add_jobs(
             block.sealed_at.is_not(None),
             block.n > 0,
             ~has_job,
-            *(_is_finished(block.id, version_id) for version_id in after_version_ids),
+            *(is_finished(block.id, version_id) for version_id in after_version_ids),
         )
         .order_by(block.id)
     )
@@ -405,13 +421,6 @@ def _add_jobs(
     if added:
         wake(session)
     return added
-
-
-def _is_finished(
-    block_id: sa.ColumnExpressionArgument[int], version_id: int
-) -> ColumnElement[bool]:
-    mine = (Job.block_id == block_id) & (Job.model_version_id == version_id)
-    return sa.exists().where(mine) & ~sa.exists().where(mine, Job.state.in_(["todo", "doing"]))
 
 
 def _sql(value: object) -> ColumnElement:

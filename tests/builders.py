@@ -16,11 +16,14 @@ from db.tables import (
     Cutout,
     CutoutBlock,
     CutoutSet,
+    Exposure,
     ModelVersion,
     Projection,
+    Prototype,
     Run,
     Shred,
     Source,
+    SourceCell,
     Worker,
 )
 
@@ -102,6 +105,61 @@ def make_cutout_block(
     )
     session.flush()
     return block
+
+
+def make_exposure(
+    session: Session, n: int = 3, catalog: Catalog | None = None, **values: Any
+) -> Exposure:
+    """An exposure with n sampled sources on its first CCD, in one block of a new set; no pixels."""
+    catalog = catalog or make_catalog(session, survey="exposure")
+    name = f"{next(_number)}p"
+    defaults: dict[str, Any] = {
+        "catalog_id": catalog.id,
+        "name": name,
+        "path": f"/data/{name}.fits.fz",
+        "fingerprint": name,
+        "n_ccds": 1,
+        "n_detected": n,
+        "n_sampled": n,
+        "header": {},
+    }
+    exposure = _added(session, Exposure(**(defaults | values)))
+    detected = {"exposure_id": exposure.id, "ccd": 0, "x": 0.0, "y": 0.0}
+    sources = [make_source(session, catalog, **detected) for _ in range(n)]
+    if n and "block_id" not in values:
+        layout = {"bands": ["r"], "size": 32, "pixel_scale": 0.184, "dtype": "uint16"}
+        cutout_set = make_cutout_set(session, catalog, **layout, unit="adu", origin="exposure")
+        exposure.block_id = make_cutout_block(session, cutout_set, sources).id
+        session.flush()
+    return exposure
+
+
+def make_prototypes(
+    session: Session, version: ModelVersion, rows: int = 2, columns: int = 3
+) -> list[Prototype]:
+    """The cells of a map, whose prototypes are numbered in their first component."""
+    return [
+        _added(
+            session,
+            Prototype(
+                model_version_id=version.id,
+                cell_row=row,
+                cell_column=column,
+                latent=[row * columns + column, 0],
+                decoded=[0.5, 0.5, 0.5, 0.5],
+            ),
+        )
+        for row, column in np.ndindex(rows, columns)
+    ]
+
+
+def make_source_cell(
+    session: Session, source: Source, run: Run, cell: tuple[int, int] | None, flags: int = 0
+) -> SourceCell:
+    """Where a source is on the map of a run's version; nowhere without a cell."""
+    row, column = cell or (None, None)
+    values = {"source_id": source.id, "model_version_id": run.model_version_id, "run_id": run.id}
+    return _added(session, SourceCell(**values, cell_row=row, cell_column=column, flags=flags))
 
 
 def make_model_version(session: Session, **values: Any) -> ModelVersion:

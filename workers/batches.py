@@ -27,7 +27,7 @@ class Part:
     """One claim, and which of its positions still need a row."""
 
     claim: Claim
-    waiting: NDArray  # fields position, source_id, flags; see `annotations.waiting`
+    waiting: NDArray  # fields position, id, flags; see `annotations.waiting`
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _cutouts(
 ) -> CutoutBatch:
     waiting = np.concatenate([part.waiting for part in parts])
     return CutoutBatch(
-        source_ids=waiting["source_id"],
+        source_ids=waiting["id"],
         pixels=images[0] if len(images) == 1 else np.concatenate(images),
         readable=(waiting["flags"] & NO_PIXELS) == 0,
         cutout_flags=waiting["flags"],

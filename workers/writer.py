@@ -78,7 +78,7 @@ class Writer:
                 outcome.by.annotator.table,
                 part.claim.model_version_id,
                 outcome.by.run_id,
-                part.waiting["source_id"],
+                part.waiting["id"],
                 {name: values[rows] for name, values in outcome.columns.items()},
             )
 

@@ -9,10 +9,20 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from db import annotations
-from db.tables import N_REDUCED, Cutout, ModelVersion, Representation, Run, Shred
+from db.tables import (
+    N_REDUCED,
+    Cutout,
+    ExposureCell,
+    ModelVersion,
+    Representation,
+    Run,
+    Shred,
+    SourceCell,
+)
 from tests.builders import (
     make_cutout_block,
     make_cutout_set,
+    make_exposure,
     make_run,
     make_shred,
     make_sources,
@@ -106,7 +116,7 @@ def test_a_source_whose_image_has_come_since_waits_again(session: Session) -> No
 
     found = annotations.waiting(session, Shred, run.model_version_id, block.id, (0, 2))
 
-    assert found["source_id"].tolist() == [sources[0].id]
+    assert found["id"].tolist() == [sources[0].id]
 
 
 def test_nothing_is_written_for_no_sources(session: Session) -> None:
@@ -150,7 +160,7 @@ def test_only_sources_without_a_row_wait(session: Session) -> None:
     found = annotations.waiting(session, Shred, run.model_version_id, block.id, (0, 2))
 
     assert found["position"].tolist() == [0, 2]
-    assert found["source_id"].tolist() == [sources[0].id, sources[2].id]
+    assert found["id"].tolist() == [sources[0].id, sources[2].id]
 
 
 def test_a_source_that_a_better_set_shows_does_not_wait(session: Session) -> None:
@@ -162,7 +172,7 @@ def test_a_source_that_a_better_set_shows_does_not_wait(session: Session) -> Non
 
     found = annotations.waiting(session, Shred, run.model_version_id, block.id, (0, 1), [better.id])
 
-    assert found["source_id"].tolist() == [sources[1].id]
+    assert found["id"].tolist() == [sources[1].id]
 
 
 def write_vectors(
@@ -251,3 +261,60 @@ def test_vectors_that_cannot_be_stored_are_refused(
 
     with pytest.raises(ValueError, match=message):
         write_vectors(session, run, [source.id], np.array(embedding), np.ones((1, N_REDUCED)))
+
+
+def cells(row: list[float], **values: Any) -> dict[str, Any]:
+    """Columns of a map's table; NaN is nowhere."""
+    n, nothing = len(row), np.full(len(row), np.nan)
+    columns = {"cell_row": np.array(row), "cell_column": np.array(row) + 1}
+    columns |= {"quantization_error": nothing, "margin": nothing, "flags": np.zeros(n, np.int32)}
+    return columns | values
+
+
+def test_whole_numbers_may_be_null(session: Session) -> None:
+    run = make_run(session)
+    ids = np.array([source.id for source in make_sources(session, 3)])
+    masked = np.ma.MaskedArray(np.array([7, 8, 9], np.int16), [False, False, True])
+
+    columns = cells([3, np.nan, 0], cell_column=masked)
+    annotations.write(session, SourceCell, run.model_version_id, run.id, ids, columns)
+
+    rows = session.execute(sa.select(SourceCell.cell_row, SourceCell.cell_column)).all()
+    assert sorted(rows, key=str) == [(0, None), (3, 7), (None, 8)]
+
+
+def test_whole_numbers_beyond_their_column_are_refused(session: Session) -> None:
+    run = make_run(session)
+    ids = np.array([source.id for source in make_sources(session, 1)])
+
+    with pytest.raises(ValueError, match="cell_row holds numbers up to 32767, not 40000"):
+        annotations.write(session, SourceCell, run.model_version_id, run.id, ids, cells([40_000.0]))
+
+
+def test_an_exposure_gets_one_row_per_version(session: Session) -> None:
+    run, exposures = make_run(session), [make_exposure(session, 2) for _ in range(2)]
+    ids = np.array([exposure.id for exposure in exposures])
+    latent = np.array([[0.5, 1.0], [np.nan, np.nan]])
+
+    def write(row: float) -> int:
+        columns = cells([row] * 2, latent=latent)
+        return annotations.write(session, ExposureCell, run.model_version_id, run.id, ids, columns)
+
+    added = [write(3.0), write(4.0)]
+
+    rows = session.execute(sa.select(ExposureCell).order_by(ExposureCell.exposure_id)).scalars()
+    assert added == [2, 0]
+    assert [(row.cell_row, row.latent) for row in rows] == [(3, [0.5, 1.0]), (3, None)]
+
+
+def test_a_block_with_an_exposure_waits_for_one_row(session: Session) -> None:
+    run, exposure = make_run(session), make_exposure(session, 3)
+    asked = (ExposureCell, run.model_version_id, exposure.block_id, (0, 0))
+
+    before = annotations.waiting(session, *asked)
+    columns = cells([1.0], latent=np.zeros((1, 2)))
+    annotations.write(session, ExposureCell, run.model_version_id, run.id, before["id"], columns)
+    after = annotations.waiting(session, *asked)
+
+    assert before.tolist() == [(0, exposure.id, 0)]
+    assert len(after) == 0

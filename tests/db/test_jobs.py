@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 
 from db import jobs
 from db.jobs import MAX_ATTEMPTS, Claim, LostClaim
-from db.tables import CutoutBlock, Job, Shred, Source
+from db.tables import CutoutBlock, ExposureCell, Job, Shred, Source
 from tests.builders import (
     make_catalog,
     make_cutout_block,
     make_cutout_set,
+    make_exposure,
     make_model_version,
     make_run,
     make_shred,
@@ -312,6 +313,48 @@ def test_progress_counts_sources_once_however_jobs_were_split(session: Session) 
     assert (progress.n_total, progress.n_done, progress.n_left) == (8, 4, 4)
     assert progress.rate == pytest.approx(4 / 2.0, rel=0.01)
     assert progress.seconds_left == pytest.approx(2.0, rel=0.01)
+
+
+def test_an_exposure_is_one_job_however_many_sources_it_has(session: Session) -> None:
+    exposure = make_exposure(session, 5)
+    version = make_model_version(session, annotator="exposure_map", card={"subject": "exposure"})
+    [set_id] = session.scalars(sa.select(CutoutBlock.cutout_set_id)).all()
+    jobs.enqueue(session, version.id, [set_id], whole=True)
+
+    [claim] = jobs.claim(session, make_worker(session).id, [version.id])
+    [progress] = jobs.progress(session)
+    jobs.complete(session, claim, 1.0)
+
+    assert (claim.block_id, claim.first, claim.last) == (exposure.block_id, 0, 0)
+    assert (progress.subject, progress.n_total, progress.n_doing) == ("exposure", 1, 1)
+    assert jobs.verify(session, version.id, ExposureCell, set_id) == 1
+
+
+def test_a_version_waits_until_another_has_annotated_part_of_the_block_and_tries_no_more(
+    session: Session,
+) -> None:
+    queue = Queue(session, n=2)
+    follower = make_model_version(session)
+
+    def follow() -> int:
+        return jobs.enqueue(session, follower.id, [queue.set.id], [queue.version.id])
+
+    session.execute(sa.update(Job).values(attempt=MAX_ATTEMPTS - 1))
+    [whole] = queue.claim_again()
+    jobs.fail(session, whole, "boom")
+    for _ in range(2):
+        [half] = queue.claim_again()
+        jobs.fail(session, half, "boom")
+    when_all_failed = follow()
+    jobs.retry(session, [queue.version.id])
+    [half] = queue.claim_again()
+    jobs.complete(session, half, 1.0)
+    when_half_is_left = follow()
+    [half] = queue.claim_again()
+    jobs.complete(session, half, 1.0)
+
+    assert (when_all_failed, when_half_is_left) == (0, 0)
+    assert follow() == 1
 
 
 def test_an_idle_worker_is_woken_by_a_new_block(engine: Engine) -> None:
