@@ -226,10 +226,10 @@ def dawid_skene_counts(
         How often each expert named each class.
     """
     n, e, k = said.shape
-    flat, inverse, weights = np.unique(
+    flat, inverse, weights = np.unique(  # subjects alike are computed once
         said.reshape(n, e * k), axis=0, return_inverse=True, return_counts=True
     )
-    patterns, inverse = flat.reshape(-1, e, k), inverse.reshape(-1)  # subjects alike count once
+    patterns, inverse = flat.reshape(len(flat), e, k), inverse.ravel()
     imagined = _imagined_votes(k, prior)
     p = patterns.sum(axis=1) + np.where(patterns.sum(axis=(1, 2)), 0, 1)[:, None] / k
     p = p / p.sum(axis=1, keepdims=True)
