@@ -219,6 +219,48 @@ def make_projection(
     return projection
 
 
+def make_exposure(session: Session, catalog: Catalog | None = None, **values: Any) -> Exposure:
+    """An exposure of a new catalog if none is given; no sources, no block."""
+    catalog = catalog or make_catalog(session, survey="exposure")
+    number = next(_number)
+    defaults = {
+        "catalog_id": catalog.id,
+        "name": f"exposure-{number}",
+        "path": f"/exposures/exposure-{number}.fits.fz",
+        "fingerprint": f"fingerprint {number}",
+        "n_ccds": 2,
+        "n_detected": 100,
+        "n_sampled": 50,
+        "header": {},
+    }
+    return _added(session, Exposure(**(defaults | values)))
+
+
+def make_expert(session: Session, name: str | None = None, **values: Any) -> Expert:
+    """An account that nobody can sign in to, because its password is no hash."""
+    defaults = {"name": name or f"expert-{next(_number)}", "password_hash": "none"}
+    return _added(session, Expert(**(defaults | values)))
+
+
+def make_label_class(session: Session, name: str | None = None, **values: Any) -> LabelClass:
+    number = next(_number)
+    defaults = {"name": name or f"class {number}", "colour": number % 12}
+    return _added(session, LabelClass(**(defaults | values)))
+
+
+def make_label(
+    session: Session, expert: Expert, label_class: LabelClass, **subject_and_values: Any
+) -> Label:
+    """A label on source_id=, exposure_id= or (model_version_id=, cell_row=, cell_column=)."""
+    defaults = {
+        "expert_id": expert.id,
+        "action": "label",
+        "label_class_id": label_class.id,
+        "request": f"request-{next(_number)}",
+    }
+    return _added(session, Label(**(defaults | subject_and_values)))
+
+
 def _added(session: Session, row: Row) -> Row:
     session.add(row)
     session.flush()
