@@ -153,6 +153,7 @@ def desom1(
     Teimoorinia et al. (2021), AJ 161, 227; Forest et al. (2019), the network DESOM.
     """
     side = SIZE // 2 ** len(filters)
+    rows, columns = grid
     cutout = keras.Input((SIZE, SIZE, 1))
     x = cutout
     for n in filters:
@@ -170,7 +171,7 @@ def desom1(
         CutoutScale(scale, name="scale"),
         keras.Model(cutout, z, name="encoder"),
         keras.Model(code, picture, name="decoder"),
-        Cells(*grid, latent, name="cells"),
+        Cells(rows, columns, latent, name="cells"),
         n_shown=SIZE * SIZE,
     )
 
@@ -200,6 +201,7 @@ def desom2(
         Cells of the map of cutouts.
     """
     scale = CountScale(form, n_cells, name="scale")
+    rows, columns = grid
     counts = keras.Input((scale.length,))
     x = counts
     for width in widths:
@@ -214,7 +216,7 @@ def desom2(
         scale,
         keras.Model(counts, z, name="encoder"),
         keras.Model(code, again, name="decoder"),
-        Cells(*grid, latent, name="cells"),
+        Cells(rows, columns, latent, name="cells"),
         n_shown=n_cells,
     )
 
@@ -362,10 +364,16 @@ def _coded(
     parts = [(np.empty((0, d), np.float32), np.empty((0, k), np.float32))]
     for start in range(0, len(inputs), batch_size):
         part = inputs[start : start + batch_size].astype(np.float32)
-        found = model.predict_on_batch(part)
-        parts.append((np.asarray(found[0]), np.asarray(found[1])))
+        found = model.predict_on_batch(_padded(part))
+        parts.append((np.asarray(found[0])[: len(part)], np.asarray(found[1])[: len(part)]))
     latent, squared = (np.concatenate(each) for each in zip(*parts, strict=True))
     return latent, squared
+
+
+def _padded(part: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Repeat the last input up to a power of two: every other length is compiled anew."""
+    missing = (1 << (len(part) - 1).bit_length()) - len(part)
+    return np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
 
 
 ARCHITECTURES: dict[str, Callable[..., Desom]] = {"desom1": desom1, "desom2": desom2}
