@@ -16,7 +16,10 @@ from db.tables import (
     Cutout,
     CutoutBlock,
     CutoutSet,
+    Expert,
     Exposure,
+    Label,
+    LabelClass,
     ModelVersion,
     Projection,
     Prototype,
@@ -217,23 +220,6 @@ def make_projection(
     projection = Projection(**(defaults | values))
     layouts.save(session, projection, source_ids, places)
     return projection
-
-
-def make_exposure(session: Session, catalog: Catalog | None = None, **values: Any) -> Exposure:
-    """An exposure of a new catalog if none is given; no sources, no block."""
-    catalog = catalog or make_catalog(session, survey="exposure")
-    number = next(_number)
-    defaults = {
-        "catalog_id": catalog.id,
-        "name": f"exposure-{number}",
-        "path": f"/exposures/exposure-{number}.fits.fz",
-        "fingerprint": f"fingerprint {number}",
-        "n_ccds": 2,
-        "n_detected": 100,
-        "n_sampled": 50,
-        "header": {},
-    }
-    return _added(session, Exposure(**(defaults | values)))
 
 
 def make_expert(session: Session, name: str | None = None, **values: Any) -> Expert:
