@@ -73,7 +73,7 @@ class Camera:
     read_noise: float = 5.0  # [electron]
     bias: float = 300.0  # [adu]
     full_well: float = 104_000.0  # [electron]
-    density: float = 2.5  # sources per area, relative to the sky: few pixels should show enough
+    density: float = 3.5  # sources per area, relative to the sky: few pixels should show enough
 
     @property
     def n_rows(self) -> int:

@@ -1,4 +1,4 @@
-"""`skygloss simulate exposures`: a folder of exposures with known faults, and a table of the truth."""
+"""`skygloss simulate exposures`: a folder of exposures with known faults, and a table of truth."""
 
 from __future__ import annotations
 

@@ -70,3 +70,21 @@ def _wcs_cards(camera: Camera, header: dict[str, Any], number: int) -> dict[str,
         "CUNIT2": "deg",
         "RADESYS": "ICRS",
     }
+
+
+def without_amplifier(pixels: NDArray, value: float = 0.0) -> NDArray:
+    """Return a CCD whose left half was never read: one value there, or NaN (then float32)."""
+    broken = pixels.astype(np.float32) if np.isnan(value) else pixels.copy()
+    broken[:, : pixels.shape[1] // 2] = value
+    return broken
+
+
+def damage(path: Path, number: int) -> None:
+    """Overwrite the pixels of one CCD of a compressed file, so that it cannot be read."""
+    from astropy.io import fits
+
+    with fits.open(path, disable_image_compression=True) as file:
+        place = file[number + 1].fileinfo()
+    with path.open("r+b") as raw:
+        raw.seek(place["datLoc"])
+        raw.write(b"\xff" * place["datSpan"])
