@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
-from models import desom, registry
+from models import desom
 
 ROUND = 50  # iterations between two reports
 KEEP = 10  # rounds between two checkpoints
