@@ -195,7 +195,7 @@ def observe(camera: Camera, fault: str, strength: float, rng: np.random.Generato
         sheets=_sheets(camera, amount["gradient"], rng),
         galaxies=float(np.exp(rng.normal(0, 0.15))),
         stars=float(np.exp(rng.normal(0, 0.3))),
-        crowd=40 * (10 ** (1.1 * amount["crowding"]) - 1),
+        crowd=100 * (10 ** amount["crowding"] - 1),
         bright=5 * amount["saturation"],
         seeds=rng.integers(2**62, size=camera.n_ccds),
     )
