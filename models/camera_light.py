@@ -66,9 +66,10 @@ def pictures(seen: Seen, rng: np.random.Generator) -> Pictures:
     )
     blur = _blur(seen, SMALL)
     faint = np.stack([blur, *(shapes[chosen] * blur)])
+    bright = _on_pixels(_blur(seen, WIDE)[None], WIDE)
     return Pictures(
         _on_pixels(faint, SMALL),
-        _on_pixels(_blur(seen, WIDE)[None], WIDE),
+        np.maximum(bright - bright[..., WIDE // 2, 0], 0),  # a brilliant star shows no square
         np.concatenate([[-1], group[chosen]]),
     )
 
