@@ -62,6 +62,9 @@ class Histograms:
     n_counted: NDArray[np.int64]  # (n,)
     weight: NDArray[np.float64]  # (n,)
 
+    def __len__(self) -> int:
+        return len(self.exposure_ids)
+
 
 def finished(
     session: Session, source_map_version_id: int, catalog_id: int | None = None

@@ -149,7 +149,7 @@ def test_the_demo_takes_a_survey_folder_and_leaves_it_as_it_is_the_second_time(
 
     assert "8 annotations written" in said[0]
     assert "0 annotations written" in said[1]
-    assert "4 of 4 done" in said[1]
+    assert "4 of 4 sources done" in said[1]
 
 
 def test_every_command_the_guides_name_exists() -> None:

@@ -1,6 +1,7 @@
 """From claims to batches: the cutouts of the claimed ranges, each block decoded once for all.
 
-Reads the database and the pixel store and changes neither.
+Reads the database and the pixel store and changes neither, except that the sources of an exposure
+are counted (`db.histograms`) when its turn has come.
 """
 
 import time
@@ -13,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from db import annotations
+from db import annotations, histograms
 from db.annotations import NO_PIXELS
 from db.cutouts import read_block
+from db.histograms import Histograms
 from db.jobs import Claim
 from db.tables import CutoutSet
+from workers import supply
 from workers.annotators.base import CutoutBatch
 from workers.supply import Supply
 
@@ -32,10 +35,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one call of an annotator works on: parts of one model version and one cutout set."""
+    """What one call of an annotator works on: parts of one model version.
+
+    Cutouts are of one cutout set.
+    """
 
     parts: tuple[Part, ...]
-    cutouts: CutoutBatch
+    content: CutoutBatch | Histograms
     read_seconds: float
 
     @property
@@ -45,12 +51,12 @@ class Batch:
 
     @property
     def claims(self) -> list[Claim]:
-        """The claims, in the order of the cutouts."""
+        """The claims, in the order of the content."""
         return [part.claim for part in self.parts]
 
 
 def rows_of(parts: Sequence[Part]) -> Iterator[tuple[Part, slice]]:
-    """Each part with its place among the cutouts of its batch."""
+    """Each part with its place in the content of its batch."""
     start = 0
     for part in parts:
         stop = start + len(part.waiting)
@@ -91,6 +97,24 @@ def load(parts: Sequence[Part], sets: Mapping[int, CutoutSet], root: Path) -> It
         for _, of_version in _grouped(of_set, lambda part: part.claim.model_version_id):
             images = [_chosen(part, *decoded[part.claim.block_id]) for part in of_version]
             yield Batch(tuple(of_version), _cutouts(of_version, images, sets[set_id]), seconds)
+
+
+def count(session: Session, parts: Sequence[Part], supplies: Mapping[int, Supply]) -> list[Batch]:
+    """Count the sources of exposures by cell and put them together by model version."""
+    batches = []
+    for version_id, of_version in _grouped(parts, lambda part: part.claim.model_version_id):
+        began = time.monotonic()
+        of_version.sort(key=lambda part: part.waiting["id"].tolist())  # as they are read
+        ids = np.concatenate([part.waiting["id"] for part in of_version]).tolist()
+        each = supplies[version_id]
+        [source_map] = supply.before(session, each.version, each.annotator).values()
+        assert source_map is not None  # otherwise there would be no job
+        histograms.make(session, source_map.id, ids)
+        found = histograms.read(session, source_map.id, ids)
+        if found.exposure_ids.tolist() != ids:
+            raise RuntimeError(f"{len(ids) - len(found)} exposures have just been deleted")
+        batches.append(Batch(tuple(of_version), found, time.monotonic() - began))
+    return batches
 
 
 def _waiting(session: Session, claim: Claim, supply: Supply) -> NDArray:

@@ -95,7 +95,7 @@ def worker(
 @click.argument("catalog", required=False)
 @how_to_work
 @click.option("--retry", is_flag=True, help="Try what failed once more.")
-@click.option("--verify", is_flag=True, help="First look for sources without a row, one by one.")
+@click.option("--verify", is_flag=True, help="First look for what has no row, one by one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome for machines.")
 def annotate(
     catalog: str | None,
@@ -181,12 +181,14 @@ def _report(
     else:
         click.echo(f"{tally.n_annotated:,} annotations written")
         for one in found:
-            click.echo(f"{one.annotator} {one.version}: {one.n_done:,} of {one.n_total:,} done")
+            if one.n_total or len(found) == 1:
+                counts = f"{one.n_done:,} of {one.n_total:,} {one.subject}s done"
+                click.echo(f"{one.annotator} {one.version}: {counts}")
         if n_left := sum(one.n_left for one in found):
             click.echo(f"{n_left:,} still wait: the same command goes on with them")
     if n_failed:
         raise click.ClickException(
-            f"{n_failed:,} sources failed: see `skygloss status`, and try again with --retry"
+            f"{n_failed:,} failed: see `skygloss status`, and try again with --retry"
         )
 
 
@@ -230,8 +232,8 @@ def _set_ids(session: Session, options: Options) -> list[int]:
 def _versions(
     session: Session, annotators: Sequence[type[Annotator]], options: Options
 ) -> Sequence[ModelVersion]:
-    names = [annotator.name for annotator in annotators]
-    return model_versions.chosen(session, names, options.version)
+    by_name = {annotator.name: annotator for annotator in annotators}
+    return supply.versions(session, by_name, options.version)
 
 
 def _retry(session: Session, annotators: Sequence[type[Annotator]], options: Options) -> None:

@@ -7,6 +7,7 @@ the reader deletes those that are too old, because a quiet web server never does
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
@@ -16,7 +17,7 @@ from db.cutouts import BlockDamaged, BlockMissing
 from db.jobs import Claim
 from db.tables import CutoutSet, ModelVersion
 from workers import batches, supply
-from workers.batches import Batch
+from workers.batches import Batch, Part
 from workers.database import error_text, first_line, is_away
 from workers.station import Failure, Station
 from workers.supply import Supply
@@ -43,7 +44,8 @@ class Reader:
         self._prune_due = 0.0
         self._may_have_uploads = False  # that nobody has claimed, since the last poll
         self._pause = FIRST_PAUSE
-        self._strangers: set[int] = set()
+        self._is_idle = False  # nothing was in hand at the last look for claims
+        self._warned_of: set[int] = set()  # model versions
 
     def batches(self) -> Iterator[Batch | Failure]:
         """Yield batches until the worker is to stop or, if so asked, nothing is left."""
@@ -61,13 +63,14 @@ class Reader:
             self._hang_up()
 
     def _claim(self) -> Sequence[Claim]:
+        self._is_idle = False
         if any(claim.attempt > 1 for claim in self.station.held.all()):
             return []  # a job that failed before is worked on alone
-        database, is_idle = self.station.database, not len(self.station.held)
+        database, self._is_idle = self.station.database, not len(self.station.held)
         if time.monotonic() >= self._poll_due:
             self._poll()
         claims = database.do(self._claim_fresh)
-        if not claims and is_idle:
+        if not claims and self._is_idle:
             self._poll()
             claims = database.do(self._claim_fresh) or database.do(self._claim_again)
         self.station.held.add(claims)
@@ -105,6 +108,8 @@ class Reader:
             for version in self.station.versions(session)
             if self._has_weights(version)
         }
+        for each in self._supplies.values():
+            self._look_before(session, each)
         n_new = sum(supply.enqueue(session, each) for each in self._supplies.values())
         return n_new, jobs.give_up(session)
 
@@ -153,7 +158,12 @@ class Reader:
             parts = self.station.database.do(
                 lambda session: batches.find_parts(session, claims, self._supplies)
             )
-            for batch in batches.load(parts, self._sets, self.station.root):
+            of_exposures = [part for part in parts if self._is_of_exposure(part)]
+            of_sources = [part for part in parts if not self._is_of_exposure(part)]
+            counted = self.station.database.do(
+                lambda session: batches.count(session, of_exposures, self._supplies)
+            )
+            for batch in chain(counted, batches.load(of_sources, self._sets, self.station.root)):
                 left = [claim for claim in left if claim not in batch.claims]
                 yield batch
         except Exception as error:
@@ -163,8 +173,11 @@ class Reader:
             counts = splits and not isinstance(error, BlockDamaged)
             yield Failure(left, error_text(error), splits, counts)
 
+    def _is_of_exposure(self, part: Part) -> bool:
+        return self._supplies[part.claim.model_version_id].annotator.subject == "exposure"
+
     def _is_finished(self) -> bool:
-        if not self.station.options.until_idle or len(self.station.held):
+        if not self.station.options.until_idle or not self._is_idle:
             return False
         return self._seconds_until_due() is None
 
@@ -190,16 +203,28 @@ class Reader:
     def _has_weights(self, version: ModelVersion) -> bool:
         if self.station.has_weights(version):
             return True
-        if version.id not in self._strangers:
-            self._strangers.add(version.id)
-            log.warning(
-                "annotator=%s version=%s is wanted, but this worker has no weights for it: "
-                "bring it to the version of Skygloss that has, or the file to %s",
-                version.annotator,
-                version.name,
-                version.card.get("weights"),
-            )
+        self._warn_once(
+            version,
+            "is wanted, but this worker has no weights for it: bring it to the version of "
+            f"Skygloss that has, or the file to {version.card.get('weights')}",
+        )
         return False
+
+    def _look_before(self, session: Session, each: Supply) -> None:
+        """Say which version this one follows if nobody, or somebody else, is to bring it."""
+        wanted = each.annotator.after_of(each.version.card)
+        for name, found in supply.before(session, each.version, each.annotator).items():
+            which = f"comes after {name} {wanted[name] or '(current)'}, which"
+            if found is None:
+                reason = f"{which} is not registered: install the Skygloss that ships it, or train "
+                self._warn_once(each.version, f"{reason}it (skygloss train {name})")
+            elif name not in self.station.annotators:
+                self._warn_once(each.version, f"{which} this worker leaves to others")
+
+    def _warn_once(self, version: ModelVersion, what: str) -> None:
+        if version.id not in self._warned_of:
+            self._warned_of.add(version.id)
+            log.warning("annotator=%s version=%s %s", version.annotator, version.name, what)
 
     def _listen(self) -> None:
         """Listen before looking, so that nothing slips in between."""

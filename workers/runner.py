@@ -20,7 +20,7 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from db import jobs, model_versions, runs
+from db import jobs, model_versions, prototypes, runs
 from db.annotations import result_columns
 from db.tables import ModelVersion
 from models import registry
@@ -55,8 +55,8 @@ class Runner:
     cards : callable
         Gives the cards of an annotator, by its name.
     progress : callable
-        Called with 0 when a network is loaded, then with the number of sources of each batch that
-        is done.
+        Called with 0 when a network is loaded, then with the number of sources or exposures of each
+        batch that is done.
     """
 
     def __init__(
@@ -227,6 +227,7 @@ class Runner:
             )
             annotator = self.station.annotators[version.annotator](self.station.options.batch_size)
             annotator.load(version)
+            self._keep_prototypes(version_id, annotator)
             run_id = self.station.database.do(
                 lambda session: runs.start(
                     session, self.station.worker_id, version_id, self._conditions()
@@ -239,6 +240,11 @@ class Runner:
                 *(annotator.name, version.name, self.device.name, time.monotonic() - began),
             )
         return self._loaded[version_id]
+
+    def _keep_prototypes(self, version_id: int, annotator: Annotator) -> None:
+        """Put the cells of a map into the database, unless they are there."""
+        if found := annotator.prototypes():
+            self.station.database.do(lambda session: prototypes.write(session, version_id, *found))
 
     def _conditions(self) -> dict[str, str | int]:
         options = self.station.options
@@ -283,10 +289,10 @@ class Runner:
 
 
 def _columns(annotator: Annotator, batch: Batch) -> Columns:
-    n = len(batch.cutouts)
+    n = len(batch.content)
     if not n:
         return {name: np.empty(0) for name in result_columns(annotator.table)}
-    columns = annotator.annotate(batch.cutouts)
+    columns = annotator.annotate(batch.content)
     if wrong := {name: len(values) for name, values in columns.items() if len(values) != n}:
-        raise ValueError(f"annotator {annotator.name} got {n} cutouts and returned {wrong}")
+        raise ValueError(f"annotator {annotator.name} got {n} {annotator.subject}s, gave {wrong}")
     return columns

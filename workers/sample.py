@@ -83,7 +83,7 @@ def pictures(choice: Choice, root: Path, inputs: Inputs) -> NDArray[np.uint8]:
         pixel_scale=cutout_set.pixel_scale,
         unit=cutout_set.unit,
     )
-    return seen(batch, inputs)[2]
+    return seen(batch, inputs)
 
 
 def _sets(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from db import model_versions
 from db.jobs import BACK_OFF, LEASE, Claim
 from db.tables import ModelVersion
 from models.registry import Card
+from workers import supply
 from workers.annotators.base import Annotator, Columns
 from workers.batches import Part
 from workers.database import Database
@@ -21,7 +21,7 @@ from workers.held import Held
 class Options:
     """How a worker works."""
 
-    batch_size: int = 64  # sources per call of the network
+    batch_size: int = 64  # sources or exposures per call of the network
     precision: str = "float32"
     lease: float = LEASE  # seconds
     back_off: float = BACK_OFF  # seconds before a failed job is tried again
@@ -45,7 +45,7 @@ class Station:
 
     def versions(self, session: Session) -> Sequence[ModelVersion]:
         """The versions to work with, whether their weights are here or not."""
-        return model_versions.chosen(session, list(self.annotators), self.options.version)
+        return supply.versions(session, self.annotators, self.options.version)
 
     def has_weights(self, version: ModelVersion) -> bool:
         """Whether this version's card is one of those here, or names a file that is here."""

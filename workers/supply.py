@@ -3,7 +3,8 @@
 A source that several sets of a catalog show is annotated once, from the set that fits best; sets
 that fit less well are used for the sources that only they show. A catalog with no set that serves
 gets failed jobs that say what was wanted and what is there. Images uploaded to search with are for
-the representations alone, and are served beside any catalog: somebody waits for them.
+the representations alone, and are served beside any catalog: somebody waits for them. What was
+detected on exposures is for the annotators that are `on_exposures`, which are for nothing else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from sqlalchemy.orm import Session
 from db import jobs, model_versions, uploads
 from db.tables import CutoutSet, ModelVersion
 from workers.annotators.base import Annotator, Inputs
+
+EXPOSURE = "exposure"  # origin of the sets with what was detected on exposures
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def cutout_sets(
 def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[CutoutSet]) -> Supply:
     """Rank the sets of each catalog for an annotator, and refuse those of catalogs without any."""
     inputs = annotator.inputs_of(version.card)
+    sets = [s for s in sets if (s.origin == EXPOSURE) == annotator.on_exposures]
     better: dict[int, tuple[int, ...]] = {}
     unused: list[int] = []
     refused: dict[int, str] = {}
@@ -66,6 +70,8 @@ def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[Cut
         better |= {set_id: ranked[:rank] for rank, set_id in enumerate(ranked)}
         if serving:
             unused += [set_id for set_id in problems if set_id not in ranked]
+        elif annotator.subject == "exposure":
+            continue  # the annotator that places its sources says why
         elif not uploads.is_upload(of_catalog[0]):  # what is uploaded is made for one encoder
             refused |= dict.fromkeys(
                 problems, _refusal(annotator.name, inputs, of_catalog, problems)
@@ -75,14 +81,59 @@ def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[Cut
 
 def enqueue(session: Session, supply: Supply) -> int:
     """Make the jobs that are missing; how many."""
-    version_id, names = supply.version.id, supply.annotator.after
+    version_id = supply.version.id
     jobs.accept(session, version_id, [*supply.set_ids, *supply.unused])
     for set_id, error in supply.refused.items():
         jobs.refuse(session, version_id, [set_id], error)
-    first = [version.id for version in model_versions.current(session, names)]
-    if len(first) < len(names):
-        return 0  # nothing can have finished that has no current version
-    return jobs.enqueue(session, version_id, supply.set_ids, first)
+    first = before(session, supply.version, supply.annotator)
+    if None in first.values():
+        return 0  # nothing can have finished that is not there
+    ids = [version.id for version in first.values() if version]
+    whole = supply.annotator.subject == "exposure"
+    return jobs.enqueue(session, version_id, supply.set_ids, ids, whole=whole)
+
+
+def before(
+    session: Session, version: ModelVersion, annotator: type[Annotator]
+) -> dict[str, ModelVersion | None]:
+    """The versions that must have finished with a block before this one, by annotator.
+
+    None stands for one that is not registered, or where the current one is meant and none is.
+    """
+    wanted = annotator.after_of(version.card)
+    if not wanted:
+        return {}
+    current = {each.annotator: each for each in model_versions.current(session, list(wanted))}
+    return {
+        name: _find(session, name, exactly) if exactly else current.get(name)
+        for name, exactly in wanted.items()
+    }
+
+
+def _find(session: Session, annotator: str, name: str) -> ModelVersion | None:
+    try:
+        return model_versions.find(session, annotator, name)
+    except model_versions.UnknownVersion:
+        return None
+
+
+def versions(
+    session: Session, annotators: Mapping[str, type[Annotator]], name: str | None
+) -> Sequence[ModelVersion]:
+    """The versions to work with: those of this name or the current ones, and those they follow.
+
+    Raises
+    ------
+    db.model_versions.UnknownVersion
+        None of these annotators has a version of this name.
+    """
+    chosen = model_versions.chosen(session, list(annotators), name)
+    found = {version.id: version for version in chosen}
+    for version in chosen:
+        for first in before(session, version, annotators[version.annotator]).values():
+            if first and first.annotator in annotators:
+                found.setdefault(first.id, first)
+    return list(found.values())
 
 
 def _refusal(

@@ -69,7 +69,7 @@ class Writer:
         self.progress(n_done)
 
     def _complete_part(self, outcome: Annotated, part: Part, rows: slice) -> int:
-        """Write one claim's rows; the number of sources done."""
+        """Write one claim's rows; the number of sources or exposures done."""
 
         def act(session: Session) -> None:
             jobs.complete(session, part.claim, self.station.held.seconds(part.claim))
@@ -124,11 +124,12 @@ class Writer:
 
     def _log(self, outcome: Annotated, n_done: int, write_seconds: float) -> None:
         log.info(
-            "annotator=%s version=%s jobs=%d sources=%d flagged=%d"
+            "annotator=%s version=%s jobs=%d %ss=%d flagged=%d"
             " read_s=%.3f annotate_s=%.3f write_s=%.3f",
             outcome.by.annotator.name,
             outcome.by.version,
             len(outcome.parts),
+            outcome.by.annotator.subject,
             n_done,
             np.count_nonzero(outcome.columns["flags"]),
             outcome.read_seconds,

@@ -4,7 +4,7 @@ import pytest
 
 from db.tables import Cutout, Shred
 from web import formats
-from workers.annotators.pictures import PictureFlag
+from workers.annotators.cutouts import PictureFlag
 
 
 @pytest.mark.parametrize(

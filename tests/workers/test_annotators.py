@@ -15,7 +15,7 @@ from tests.workers.fake import FakeAnnotator, fake_cards
 from workers import device
 from workers.annotators import ANNOTATORS
 from workers.annotators.base import Annotator, CutoutBatch, DataFlag
-from workers.annotators.pictures import PictureFlag
+from workers.annotators.cutouts import PictureFlag
 from workers.annotators.shreds import PIXEL_SCALE, SIZE, Shreds
 
 EVERY = [*ANNOTATORS, FakeAnnotator]
@@ -178,9 +178,9 @@ def test_shreds_never_has_more_pictures_at_once_than_a_call_takes(
         return predict(model, pictures, batch_size)
 
     monkeypatch.setattr(shreds, "_predict", watched)
-    monkeypatch.setattr("workers.annotators.pictures.PART", 4)
+    monkeypatch.setattr("workers.annotators.cutouts.PART", 4)
     in_pieces = shreds.annotate(batch)
-    monkeypatch.setattr("workers.annotators.pictures.PART", 9)
+    monkeypatch.setattr("workers.annotators.cutouts.PART", 9)
     whole = shreds.annotate(batch)
 
     assert lengths == [4, 4, 1, 9]
@@ -193,7 +193,7 @@ def test_a_network_that_gives_no_number_is_an_error_and_not_a_silent_null() -> N
     last = broken._model.trainable_weights[-1]  # type: ignore[attr-defined]
     last.assign(np.full(last.shape, np.nan))
 
-    with pytest.raises(FloatingPointError, match="2 of 2 pictures, the first of source 100"):
+    with pytest.raises(FloatingPointError, match="2 of 2 sources, the first of them 100"):
         broken.annotate(make_batch(Shreds, 2))
 
 

@@ -123,7 +123,7 @@ def test_annotate_says_what_failed_and_retries_on_demand(
     second = skygloss("annotate", "--retry")
 
     assert first.exit_code == 1
-    assert "1 sources failed: see `skygloss status`" in first.output
+    assert "1 failed: see `skygloss status`" in first.output
     assert second.exit_code == 0, second.output
     assert "1 failed jobs are tried once more" in second.output
     assert set(rows_per_source(engine).values()) == {1}

@@ -290,7 +290,7 @@ def test_wrong_length_from_an_annotator_is_an_error(engine: Engine) -> None:
     make_runner(engine, annotators=[Short]).run()
 
     [failed] = all_of(engine, sa.select(Job).where(Job.state == "failed"))
-    assert "got 1 cutouts and returned {'p_shred': 0, 'flags': 0}" in failed.error
+    assert "got 1 sources, gave {'p_shred': 0, 'flags': 0}" in failed.error
 
 
 def test_a_catalog_without_fitting_cutouts_fails_with_what_was_wanted(engine: Engine) -> None:
