@@ -132,7 +132,7 @@ def ingest(
             f"Catalog {name!r} is kept for images uploaded to search with. Choose another name "
             "with --name."
         )
-    fingerprint = _fingerprint(path)
+    fingerprint = fingerprint_of(path)
     with engine.connect() as guard:
         guard.detach()  # closing it, not giving it back, is what ends the lock
         catalog_id = _catalog(guard, name, column_map, release or column_map.get("release", ""))
@@ -166,7 +166,8 @@ def _stem(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).stem
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint_of(path: Path) -> str:
+    """Return what identifies the content of a file: its size and its SHA-256."""
     with open(path, "rb") as file:
         return f"{path.stat().st_size} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 

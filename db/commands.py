@@ -1,4 +1,4 @@
-"""The commands `skygloss ingest ...`: catalogs, cutouts and host galaxies in."""
+"""The commands `skygloss ingest ...`: catalogs, cutouts, exposures and host galaxies in."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ from db.column_maps import BoundMap, shipped
 
 
 class IngestGroup(click.Group):
-    """Knows `cutouts` too, without loading the pixel store before it is wanted."""
+    """Knows `cutouts` and `exposures` too, without loading the pixel store before it is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "cutouts"])
+        return sorted([*super().list_commands(ctx), "cutouts", "exposures"])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name != "cutouts":
-            return super().get_command(ctx, cmd_name)
-        from db.cutout_commands import ingest_cutouts
+        if cmd_name == "cutouts":
+            from db.cutout_commands import ingest_cutouts
 
-        return ingest_cutouts
+            return ingest_cutouts
+        if cmd_name == "exposures":
+            from db.exposure_commands import ingest_exposures
+
+            return ingest_exposures
+        return super().get_command(ctx, cmd_name)
 
 
 def _known_survey(_ctx: click.Context, _parameter: click.Parameter, survey: str) -> str:
@@ -40,7 +44,7 @@ def _known_survey(_ctx: click.Context, _parameter: click.Parameter, survey: str)
 
 @click.group(cls=IngestGroup)
 def ingest() -> None:
-    """Bring catalogs, cutouts and host galaxies in."""
+    """Bring catalogs, cutouts, exposures and host galaxies in."""
 
 
 @ingest.command()

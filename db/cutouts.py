@@ -289,6 +289,31 @@ class Writer:
             self._add_rows(number, [source_id], [flags])
         return source_id
 
+    def append_block(
+        self, add_sources: Callable[[Connection, int], Sequence[int]], pixels: np.ndarray
+    ) -> None:
+        """Add sources together with their cutouts, shape (n, h, w, b), as a block of their own.
+
+        `add_sources` gets the id of the block, adds the rows of the sources and returns their ids,
+        in the order of the pixels. It is called as in `append_new`: all of it happens, or none.
+        """
+        n = len(pixels)
+        if not 1 <= n <= len(self._pixels):
+            raise IncompatibleSet(
+                f"a block of cutout set {self._name!r} holds 1 to {len(self._pixels)} cutouts, but "
+                f"{n} came"
+            )
+        self._check(pixels[0], "a block of new sources")
+        if self._source_ids:
+            self._seal()
+        number = self._next_number()
+        self._pixels[:n], self._pixels[n:] = pixels, 0
+        _write_block(self._array, self._folder, number, self._pixels)
+        with self._connection.begin():
+            block_id = self._add_block(number, n)
+            source_ids = add_sources(self._connection, block_id)
+            self._add_cutouts(block_id, source_ids, [0] * n)
+
     def discard(self, delete_rows: Callable[[Connection], Sequence[int]]) -> int:
         """Delete blocks, and return how many: their rows first, then their pixels.
 
@@ -323,14 +348,19 @@ class Writer:
             return int(self._connection.execute(NEXT_NUMBER, {"set": self._set_id}).scalar_one())
 
     def _add_rows(self, number: int, source_ids: Sequence[int], flags: Sequence[int]) -> None:
+        self._add_cutouts(self._add_block(number, len(source_ids)), source_ids, flags)
+
+    def _add_block(self, number: int, n: int) -> int:
+        values = {"set": self._set_id, "number": number, "n": n}
+        return int(self._connection.execute(ADD_BLOCK, values).scalar_one())
+
+    def _add_cutouts(self, block_id: int, source_ids: Sequence[int], flags: Sequence[int]) -> None:
         values: dict[str, Any] = {
             "set": self._set_id,
-            "number": number,
-            "n": len(source_ids),
+            "block": block_id,
             "sources": source_ids,
             "flags": flags,
         }
-        values["block"] = self._connection.execute(ADD_BLOCK, values).scalar_one()
         self._connection.execute(ADD_CUTOUTS, values)
         self._connection.execute(WAKE_WORKERS, {"channel": CHANNEL})
 
@@ -407,10 +437,11 @@ def _write_block(array: zarr.Array, folder: Path, number: int, pixels: np.ndarra
     array[start:stop] = pixels
     inside = folder / ARRAY
     for path in (inside / _key(array, number), inside / "zarr.json", inside, folder, folder.parent):
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """See a file, or the names in a folder, safely on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

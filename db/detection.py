@@ -90,12 +90,12 @@ def detect(pixels: NDArray[Any]) -> Detection:
     import sep
 
     if not pixels.size:
-        return _nothing(CcdFlag.NO_SIGNAL)
+        return nothing(CcdFlag.NO_SIGNAL)
     missing = _missing(pixels)
     dead = _dead(pixels, missing)
     flags = _flags(missing, dead)
     if flags & CcdFlag.NO_SIGNAL:
-        return _nothing(flags)
+        return nothing(flags)
     # One copy, which sep may change; it takes floats of this machine's byte order only.
     signal = np.array(pixels, np.float32, order="C")
     left_out = _either(missing, dead)
@@ -103,7 +103,7 @@ def detect(pixels: NDArray[Any]) -> Detection:
         signal[missing] = 0
     background = sep.Background(signal, left_out, bw=MESH, bh=MESH)
     if not background.globalrms > 0:
-        return _nothing(flags | CcdFlag.NO_SIGNAL)
+        return nothing(flags | CcdFlag.NO_SIGNAL)
     background.subfrom(signal)
     rms = background.rms()
     np.maximum(rms, QUIETEST * background.globalrms, out=rms)
@@ -122,7 +122,8 @@ def detect(pixels: NDArray[Any]) -> Detection:
     )
 
 
-def _nothing(flags: CcdFlag) -> Detection:
+def nothing(flags: CcdFlag) -> Detection:
+    """Return the detection of a CCD that has no usable pixels."""
     none = np.empty(0, np.float32)
     return Detection(none, none, None, None, None, None, flags | CcdFlag.NOTHING_DETECTED)
 
@@ -282,8 +283,14 @@ class Sampler:
         self._random = np.random.default_rng(seed)
         self._kept: list[tuple[float, int, int, float, float, NDArray[Any]]] = []
 
-    def add(self, ccd: int, pixels: NDArray[Any], detection: Detection) -> None:
-        """Let the sources of a CCD draw; pixels (h, w) as they are in the file."""
+    def add(
+        self, ccd: int, pixels: NDArray[Any], detection: Detection, x0: int = 0, y0: int = 0
+    ) -> None:
+        """Let the sources of a CCD draw.
+
+        `pixels` (h, w) are those that `detect` was given; the first of them is at (x0, y0) of what
+        the sample is to count pixels from.
+        """
         lots = self._random.random(detection.n)
         left, bottom = corners(detection.x, detection.y, self._size)
         height, width = pixels.shape
@@ -293,7 +300,7 @@ class Sampler:
         promising = np.flatnonzero(whole & (lots < worst))
         for i in promising[np.argsort(lots[promising])][: self._n].tolist():
             window = pixels[bottom[i] : bottom[i] + self._size, left[i] : left[i] + self._size]
-            place = (float(detection.x[i]), float(detection.y[i]))
+            place = (float(detection.x[i]) + x0, float(detection.y[i]) + y0)
             self._kept.append((float(lots[i]), ccd, i, *place, window.astype(native(window.dtype))))
         self._kept = sorted(self._kept, key=lambda one: one[0])[: self._n]
 
