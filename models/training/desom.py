@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
-from models import desom
+from models import desom, registry
 
 ROUND = 50  # iterations between two reports
 KEEP = 10  # rounds between two checkpoints
@@ -250,6 +250,54 @@ def _measured(model: desom.Desom, held_out: NDArray, n_trained: int) -> Trained:
         desom.topographic_error(model, held_out),
         n_trained,
         len(held_out),
+    )
+
+
+def card(
+    trained: Trained, preset: Preset, seed: int, weights: Path, tag: str, training: dict[str, Any]
+) -> registry.Card:
+    """The card of a freshly trained map.
+
+    Parameters
+    ----------
+    weights : Path
+        The file they were saved to.
+    tag : str
+        Names the version, after its architecture.
+    training : dict
+        What else there is to say of the training: the catalog, and for exposures `source_map`, the
+        version of the map whose cells were counted.
+    """
+    exposures = preset.architecture == "desom2"
+    inputs: dict[str, Any] = {"size": desom.SIZE, "unit": "adu"}
+    if exposures:
+        inputs = {"source_map": training["source_map"], "cells": trained.model.n_shown}
+    return registry.Card(
+        annotator="exposure_map" if exposures else "source_map",
+        name=f"{preset.architecture}.{tag}",
+        weights=str(weights.resolve()),
+        sha256=registry.sha256(weights),
+        summary="Lays out exposures by the kinds of their sources, without labels."
+        if exposures
+        else "Lays out cutouts of sources by what they look like, without labels.",
+        inputs=inputs,
+        preprocessing="The network scales counts itself."
+        if exposures
+        else "Pixels as they are in the file; the network scales each cutout itself.",
+        build=preset.options,
+        training={
+            **training,
+            "n_trained": trained.n_trained,
+            "n_held_out": trained.n_held_out,
+            "seed": seed,
+            "recipe": json.dumps(asdict(preset)),
+        },
+        metrics_from="Inputs held out of the training.",
+        metrics={
+            "quantization_error": {"value": round(trained.quantization_error, 4)},
+            "topographic_error": {"value": round(trained.topographic_error, 4)},
+        },
+        paper="Teimoorinia et al. (2021), AJ 161, 227",
     )
 
 
