@@ -37,7 +37,7 @@ ARRIVALS = """
 COPY = "COPY arriving_point FROM STDIN (FORMAT binary)"
 KEEP = sa.text("""
     INSERT INTO projection_point (projection_id, source_id, x, y, cell)
-    SELECT :id, source_id, x, y, cell
+    SELECT :id, source_id, arriving_point.x, arriving_point.y, cell
     FROM arriving_point JOIN source ON source.id = source_id
     ORDER BY cell FOR KEY SHARE OF source
 """)
