@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from sqlalchemy import Engine, select
 
 from db import schema, uploads
@@ -53,6 +54,16 @@ def catalog_id(engine: Engine, name: str) -> int:
 def emit(report: Any) -> None:
     """Print a report for machines."""
     click.echo(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+
+
+def print_table(title: str, heads: Sequence[str], rows: Sequence[Any]) -> None:
+    """Print rows for people; nothing if there are none."""
+    if not rows:
+        return
+    table = Table(*heads, title=title, title_justify="left", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
 
 
 @contextmanager

@@ -236,25 +236,6 @@ def shown(session: Session, subjects: Sequence[Subject], reader: Expert | None) 
     return {str(subject): row for subject, row in majority(session, subjects).items()}
 
 
-def of_cells(
-    session: Session, model_version_id: int, reader: Expert | None
-) -> dict[tuple[int, int], Row]:
-    """Return the label that pages show of each labelled cell of a map, by (row, column).
-
-    Rows have label_class_id, name, key and colour.
-    """
-    blind = reader is not None and reader.blind
-    view = _view("label_current", "expert_id") if blind else _view("label_majority")
-    statement = (
-        select(view, *_CLASS)
-        .join(LabelClass, LabelClass.id == view.c.label_class_id)
-        .where(view.c.model_version_id == model_version_id)
-    )
-    if reader is not None and reader.blind:
-        statement = statement.where(view.c.expert_id == reader.id)
-    return {(row.cell_row, row.cell_column): row for row in session.execute(statement)}
-
-
 def propagated(session: Session, subject: Subject) -> Sequence[Row]:
     """Return the labels that a source or exposure has from its cells, current maps first.
 

@@ -5,8 +5,6 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy.orm import Session
 
 from db import console, jobs, model_versions, queries
@@ -32,7 +30,7 @@ def list_(as_json: bool) -> None:
         (v.annotator, v.name, v.state, v.weights_sha256[:12], f"{v.created_at:%Y-%m-%d %H:%M}")
         for v in versions
     ]
-    _print("", ("annotator", "version", "state", "weights", "registered"), rows)
+    console.print_table("", ("annotator", "version", "state", "weights", "registered"), rows)
     if not versions:
         click.echo("No version is registered yet: a worker registers what is shipped.")
 
@@ -72,14 +70,16 @@ def status(as_json: bool, only_url: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, default=str))
         return
-    _print("Catalogs", ("name", "survey", "sources"), [list(c.values()) for c in found["catalogs"]])
+    console.print_table(
+        "Catalogs", ("name", "survey", "sources"), [list(c.values()) for c in found["catalogs"]]
+    )
     progress = [_progress_row(Progress(**one)) for one in found["progress"]]
     heads = ("annotator", "version", "done", "in hand", "failed", "of", "rate", "time left")
-    _print("Progress", heads, progress)
-    _print(
+    console.print_table("Progress", heads, progress)
+    console.print_table(
         "Workers", ("worker", "host", "process", "state", "device", "why no GPU"), found["workers"]
     )
-    _print("Failures", ("annotator", "version", "cutouts", "error"), found["failures"])
+    console.print_table("Failures", ("annotator", "version", "cutouts", "error"), found["failures"])
 
 
 def _status(session: Session) -> dict[str, Any]:
@@ -115,15 +115,6 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
-
-
-def _print(title: str, heads: tuple[str, ...], rows: Any) -> None:
-    if not rows:
-        return
-    table = Table(*heads, title=title, title_justify="left", box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*map(str, row))
-    Console().print(table)
 
 
 def _session() -> Session:

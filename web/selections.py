@@ -10,13 +10,13 @@ from sqlalchemy import text
 from werkzeug.exceptions import BadRequest, Conflict, UnprocessableEntity
 from werkzeug.wrappers import Response
 
-from db import projections, selections
+from db import audit, projections, selections
 from db.lasso import BadPolygon
 from db.names import BadName
+from web.accounts import address, current, needs
 from web.database import session, writing_session
 from web.errors import Missing, wants_json
 from web.projections import Found, find
-from web.requests import same_origin
 
 blueprint = Blueprint("selections", __name__)
 
@@ -55,12 +55,14 @@ def listing() -> str:
 
 
 @blueprint.post("/selections/<name>/delete")
+@needs("expert", once_accounts_exist=True)
 def delete(name: str) -> Response:
     """Delete a selection, not its sources."""
-    same_origin()
+    expert = current()
     with writing_session() as own:
         if "\0" in name or not selections.delete(own, name):
             raise Missing(f"There is no selection {name!r}.", "The list shows those there are.")
+        audit.record(own, "delete selection", name, expert.id if expert else None, address())
     return redirect(url_for("selections.listing"), 303)
 
 
@@ -77,9 +79,9 @@ def count(name: str) -> Response:
 
 
 @blueprint.post("/projections/<name>/selections")
+@needs("expert", once_accounts_exist=True)
 def save(name: str) -> Response | tuple[Response, int]:
     """Save the sources within a polygon; 303 to them, or 201 for programs."""
-    same_origin()
     found = find(name)
     wanted, comment, corners = _words("name"), _words("comment")[:MAX_COMMENT], _polygon()
     try:
@@ -95,10 +97,10 @@ def save(name: str) -> Response | tuple[Response, int]:
         raise TooLarge(_sentence(error)) from error
     except (BadPolygon, BadName, selections.NothingSelected) as error:
         raise NotSaved(_sentence(error)) from error
-    address = url_for("sources.listing", selection=saved.name)
+    page = url_for("sources.listing", selection=saved.name)
     if not wants_json():
-        return redirect(address, 303)
-    facts = {"name": saved.name, "n_sources": saved.n_sources, "sources": address}
+        return redirect(page, 303)
+    facts = {"name": saved.name, "n_sources": saved.n_sources, "sources": page}
     return jsonify(facts), 201
 
 

@@ -1,0 +1,305 @@
+// Labels by key, and none lost: whatever was said stays in this browser until the server has it.
+// Loaded for those who are signed in. Without this file the forms of the label bar do the work.
+"use strict";
+
+(() => {
+  const expert = Number(document.body.dataset.expert);
+  const bar = document.querySelector(".label-bar[data-gives]");
+  const unsent = document.querySelector("#unsent");
+  const STORE = `skygloss label ${expert} `; // followed by the time, so that keys are in order
+  const SAID = `skygloss said ${expert}`; // names of the last requests, for undo
+  const MOST = 50; // of those
+  const PATIENCE = 20_000; // milliseconds for an answer
+  const PAUSES = [1, 2, 5, 10, 30]; // seconds between attempts
+  const before = new Map(); // request → how its subjects looked before, while this page is open
+  let sending = false;
+  let pause = 0;
+  let timer;
+
+  // The queue.
+
+  const waiting = () =>
+    Object.keys(localStorage)
+      .filter((key) => key.startsWith(STORE))
+      .sort();
+  const read = (key) => JSON.parse(localStorage.getItem(key));
+  const saidBefore = () => JSON.parse(localStorage.getItem(SAID) || "[]");
+  const keep = (names) => localStorage.setItem(SAID, JSON.stringify(names.slice(-MOST)));
+  const remember = (request) => keep([...saidBefore(), request]);
+  const forget = (request) => keep(saidBefore().filter((name) => name !== request));
+
+  function newName() {
+    const random = crypto.getRandomValues(new Uint32Array(3));
+    return Array.from(random, (n) => n.toString(36)).join("-");
+  }
+
+  function put(path, words, body) {
+    const request = newName();
+    const key = `${STORE}${String(Date.now()).padStart(15, "0")} ${request}`;
+    try {
+      localStorage.setItem(key, JSON.stringify({ path, words, body: { ...body, request, expert } }));
+    } catch {
+      say("refused", "This browser has no room to keep what you say until it is saved. Not sent.");
+      return null;
+    }
+    return request;
+  }
+
+  async function flush() {
+    if (sending) return;
+    sending = true;
+    clearTimeout(timer);
+    try {
+      for (let [key] = waiting(); key; [key] = waiting()) if (!(await send(key))) break;
+    } finally {
+      sending = false;
+    }
+    count();
+  }
+
+  async function send(key) {
+    const item = read(key);
+    if (!item) return true; // another tab has sent it
+    const { path, words, body } = item;
+    say("saving", `Saving: ${words} …`);
+    let answer, facts;
+    try {
+      answer = await fetch(path, {
+        method: "POST",
+        headers: { "Content-Type": "application/json", Accept: "application/json" },
+        body: JSON.stringify(body),
+        signal: AbortSignal.timeout(PATIENCE),
+      });
+      facts = await answer.json();
+    } catch {
+      return later("the server does not answer");
+    }
+    if (answer.status === 401) return signInFirst(facts.detail);
+    if (answer.status >= 500 || [408, 425, 429].includes(answer.status)) return later(facts.detail);
+    localStorage.removeItem(key);
+    pause = 0;
+    if (answer.ok) settle(words, facts);
+    else refuse(words, body, facts);
+    return true;
+  }
+
+  function later(reason) {
+    const wait = PAUSES[Math.min(pause++, PAUSES.length - 1)];
+    timer = setTimeout(flush, wait * 1000);
+    mark("unsent");
+    say("unsent", `Not saved yet, but kept here and sent again: ${reason}.`);
+    return false;
+  }
+
+  function signInFirst(reason) {
+    mark("unsent");
+    say("unsent", `Not saved yet: ${reason} `);
+    const link = document.createElement("a");
+    link.href = `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`;
+    link.textContent = "Sign in, and it is sent.";
+    state()?.append(link);
+    return false;
+  }
+
+  // How subjects look.
+
+  const elements = (subject) => document.querySelectorAll(`[data-subject="${CSS.escape(subject)}"]`);
+
+  function look(subject) {
+    const { labelClass, label, labelKey } = elements(subject)[0]?.dataset ?? {};
+    const colour = [...(elements(subject)[0]?.classList ?? [])].find((c) => /^label-\d+$/.test(c));
+    return colour ? { id: labelClass, name: label, key: labelKey, colour: colour.slice(6) } : null;
+  }
+
+  function paint(subject, shown, condition) {
+    for (const element of elements(subject)) {
+      if (element.classList.contains("label-subject")) continue;
+      for (const name of [...element.classList])
+        if (/^label-\d+$/.test(name)) element.classList.remove(name);
+      element.classList.toggle("labelled", Boolean(shown));
+      if (shown) element.classList.add(`label-${shown.colour}`);
+      set(element, "labelClass", shown?.id);
+      set(element, "label", shown?.name);
+      set(element, "labelKey", shown?.key);
+      set(element, "labelState", condition);
+      for (const text of element.querySelectorAll("[data-label-text]"))
+        text.textContent = shown ? shown.key || shown.name[0] : "";
+      for (const text of element.querySelectorAll("[data-label-name]"))
+        text.textContent = shown ? shown.name : "";
+    }
+    tally();
+  }
+
+  function set(element, name, value) {
+    if (value === null || value === undefined || value === "") delete element.dataset[name];
+    else element.dataset[name] = value;
+  }
+
+  function mark(condition) {
+    for (const key of waiting())
+      for (const subject of read(key).body.subjects ?? [])
+        for (const element of elements(subject)) set(element, "labelState", condition);
+  }
+
+  function tally() {
+    const all = document.querySelectorAll("[data-subject]:not(.label-subject)");
+    for (const button of bar?.querySelectorAll("[name=label_class_id]") ?? []) {
+      const n = [...all].filter((one) => one.dataset.labelClass === button.value).length;
+      button.querySelector(".tally").textContent = n || "";
+    }
+  }
+
+  function settle(words, facts) {
+    for (const [subject, now] of Object.entries(facts.now)) paint(subject, now.shown);
+    say("saved", `Saved: ${words}`);
+    renew(Object.keys(facts.now));
+    dispatchEvent(new CustomEvent("labels-saved", { detail: facts }));
+  }
+
+  function refuse(words, body, facts) {
+    for (const [subject, shown] of before.get(body.request) ?? []) paint(subject, shown);
+    forget(body.request);
+    say("refused", `Not stored: ${words}. ${facts.detail ?? ""}`);
+  }
+
+  async function renew(subjects) {
+    const open = bar?.querySelector(".label-said");
+    const subject = bar?.dataset.subjects;
+    if (!open || !subjects.includes(subject)) return;
+    try {
+      const answer = await fetch(`/labels/said?subject=${encodeURIComponent(subject)}`);
+      if (answer.ok) open.innerHTML = await answer.text();
+    } catch {
+      // What is shown was true a moment ago; the state below says what was saved.
+    }
+  }
+
+  // What the reader sees of the sending.
+
+  const state = () => bar?.querySelector(".label-state");
+
+  function say(condition, words) {
+    if (!state()) return count();
+    state().dataset.state = condition;
+    state().textContent = words;
+    count();
+  }
+
+  function count() {
+    const n = waiting().length;
+    unsent.hidden = !n;
+    unsent.textContent = n === 1 ? "1 not saved yet" : `${n} not saved yet`;
+  }
+
+  // Saying something.
+
+  function subjects() {
+    const chosen = [...document.querySelectorAll('[data-subject][aria-selected="true"]')];
+    const focused = document.activeElement?.closest("[data-subject]");
+    const found = chosen.length ? chosen : focused ? [focused] : [];
+    const names = found.map((element) => element.dataset.subject);
+    return names.length ? [...new Set(names)] : (bar?.dataset.subjects ?? "").split(" ").filter(Boolean);
+  }
+
+  function wording(names) {
+    if (names.length !== 1) return `${names.length} selected`;
+    const [kind, ...numbers] = names[0].split(":");
+    return kind === "cell" ? `cell (${numbers[1]}, ${numbers[2]})` : `${kind} ${numbers[0]}`;
+  }
+
+  function act(path, words, body, shown) {
+    const request = put(path, words, body);
+    if (!request) return;
+    if (body.action) remember(request);
+    if (body.action === "label" || body.action === "clear") {
+      before.set(request, body.subjects.map((subject) => [subject, look(subject)]));
+      for (const subject of body.subjects) paint(subject, shown, "saving");
+    }
+    flush();
+  }
+
+  function give(button) {
+    const names = subjects();
+    if (!names.length) return say("refused", "Choose what to label first: a cell, or several.");
+    const { name, colour, key } = button.dataset;
+    const shown = { id: button.value, name, colour, key };
+    const field = bar.querySelector("#label-comment");
+    const number = Number(button.value);
+    const body = { subjects: names, action: "label", label_class_id: number, comment: field.value };
+    act("/labels", `${name} for ${wording(names)}`, body, shown);
+    field.value = "";
+  }
+
+  function clear() {
+    const names = subjects();
+    if (!names.length) return say("refused", "Choose what it is about first.");
+    const body = { subjects: names, action: "clear" };
+    act("/labels", `no opinion on ${wording(names)}`, body, null);
+  }
+
+  function comment() {
+    const field = bar.querySelector("#label-comment");
+    const names = subjects();
+    if (!field.value.trim()) return field.focus();
+    if (!names.length) return say("refused", "Choose what it is about first.");
+    const body = { subjects: names, action: "comment", comment: field.value };
+    act("/labels", `comment on ${wording(names)}`, body);
+    field.value = "";
+  }
+
+  function undo() {
+    const of = saidBefore().at(-1);
+    for (const [subject, shown] of before.get(of) ?? []) paint(subject, shown, "saving");
+    act("/labels/undo", "undo", of ? { of } : {});
+    forget(of);
+  }
+
+  function press(button) {
+    if ("undo" in button.dataset) undo();
+    else if (button.name === "label_class_id") give(button);
+    else if (button.value === "clear") clear();
+    else comment();
+  }
+
+  function target() {
+    const line = bar.querySelector(".label-target");
+    const names = subjects();
+    line.hidden = false;
+    line.textContent = names.length ? `For ${wording(names)}` : "Choose a cell, or several";
+  }
+
+  if (bar) {
+    bar.querySelector("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      press(event.submitter);
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+      if (document.querySelector("dialog[open]")) return;
+      if (event.target.matches("input:not([type=checkbox]), select, textarea")) return;
+      const key = event.key.toLowerCase();
+      const button = bar.querySelector(`[data-key="${CSS.escape(key)}"]`);
+      if (!button && key !== "c") return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      if (button) press(button);
+      else bar.querySelector("#label-comment").focus();
+    }, true);
+    // A pressed button must not take the focus from what it is about.
+    bar.addEventListener("mousedown", (event) => {
+      if (event.target.closest("button")) event.preventDefault();
+    });
+    document.addEventListener("focusin", (event) => bar.contains(event.target) || target());
+    new MutationObserver(target).observe(document.body, {
+      subtree: true,
+      attributeFilter: ["aria-selected"],
+    });
+    target();
+    tally();
+  }
+  addEventListener("online", flush);
+  addEventListener("pageshow", flush);
+  document.addEventListener("visibilitychange", () => document.hidden || flush());
+  mark("unsent");
+  count();
+})();
