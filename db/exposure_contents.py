@@ -193,7 +193,8 @@ def _middle(ccds: list[Ccd]) -> tuple[float | None, float | None]:
     ra, dec = np.deg2rad(np.concatenate(corners)).T
     x, y = (np.mean(np.cos(dec) * around) for around in (np.cos(ra), np.sin(ra)))
     middle = np.rad2deg([np.arctan2(y, x), np.arctan2(np.mean(np.sin(dec)), np.hypot(x, y))])
-    return float(middle[0] % 360), float(middle[1])
+    ra = float(middle[0] % 360)
+    return ra if ra < 360 else 0.0, float(middle[1])
 
 
 def _scale(all_wcs: list[WCS | None]) -> float | None:

@@ -191,7 +191,8 @@ def to_sky(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Positions of 0-based pixels on the sky: ra from 0 to 360 and dec, ICRS [deg]."""
     places = wcs.pixel_to_world(np.asarray(x, float), np.asarray(y, float)).icrs
-    return np.asarray(places.ra.deg) % 360.0, np.asarray(places.dec.deg)
+    ra = np.asarray(places.ra.deg) % 360.0
+    return np.where(ra < 360.0, ra, 0.0), np.asarray(places.dec.deg)  # -1e-15 % 360 is 360
 
 
 def plain_header(header: fits.Header) -> dict[str, Any]:

@@ -101,10 +101,12 @@ class Source(Base):
     catalog_id: Mapped[int] = mapped_column(ForeignKey("catalog.id", ondelete="CASCADE"))
     survey_id: Mapped[str] = mapped_column(comment="Identifier in the survey, as text")
     ra: Mapped[float | None] = mapped_column(
-        Double, comment="Right ascension, ICRS [deg]; null for uploaded images"
+        Double,
+        comment="Right ascension, ICRS [deg]; null for uploaded images, and on CCDs without WCS",
     )
     dec: Mapped[float | None] = mapped_column(
-        Double, comment="Declination, ICRS [deg]; null for uploaded images"
+        Double,
+        comment="Declination, ICRS [deg]; null for uploaded images, and on CCDs without WCS",
     )
     healpix: Mapped[int | None] = mapped_column(
         BigInteger, comment="HEALPix cell, nested scheme, order 29 (as in HATS _healpix_29)"

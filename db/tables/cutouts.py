@@ -40,7 +40,7 @@ class CutoutSet(Base):
         comment="Group in the pixel store, relative to its root"
     )
     origin: Mapped[str] = mapped_column(
-        comment="Where the pixels came from: folder, mosaic, service"
+        comment="Where the pixels came from: folder, mosaic, service, upload, exposure"
     )
     created_at: Mapped[datetime] = now("When the set was made")
 

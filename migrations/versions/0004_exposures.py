@@ -10,6 +10,24 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+COMMENTS = (  # column, what it says before, what it says now
+    (
+        "source.ra",
+        "Right ascension, ICRS [deg]; null for uploaded images",
+        "Right ascension, ICRS [deg]; null for uploaded images, and on CCDs without WCS",
+    ),
+    (
+        "source.dec",
+        "Declination, ICRS [deg]; null for uploaded images",
+        "Declination, ICRS [deg]; null for uploaded images, and on CCDs without WCS",
+    ),
+    (
+        "cutout_set.origin",
+        "Where the pixels came from: folder, mosaic, service",
+        "Where the pixels came from: folder, mosaic, service, upload, exposure",
+    ),
+)
+
 
 def upgrade() -> None:
     op.create_table(
@@ -674,9 +692,13 @@ def upgrade() -> None:
     op.create_check_constraint(
         op.f("ck_source_detection_whole"), "source", "num_nulls(exposure_id, ccd, x, y) IN (0, 4)"
     )
+    for column, _, comment in COMMENTS:
+        op.execute(f"COMMENT ON COLUMN {column} IS '{comment}'")
 
 
 def downgrade() -> None:
+    for column, comment, _ in COMMENTS:
+        op.execute(f"COMMENT ON COLUMN {column} IS '{comment}'")
     op.drop_constraint(op.f("ck_source_detection_whole"), "source")
     for column in ("y", "x", "ccd", "exposure_id"):
         op.drop_column("source", column)
