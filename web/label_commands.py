@@ -230,8 +230,8 @@ def _show(found: Agreement) -> None:
     votes, names = found.votes, [expert.name for expert in found.votes.experts]
     screen = Console(width=max(100, Console().width))
     screen.print(
-        f"{len(votes.said):,} {votes.kind}s labelled by {len(names)} experts, {found.n_shared:,} of "
-        f"them by two or more: {found.n_unanimous:,} with one voice, {found.n_tied:,} tied."
+        f"{len(votes.said):,} {votes.kind}s labelled by {len(names)} experts, {found.n_shared:,} "
+        f"of them by two or more: {found.n_unanimous:,} with one voice, {found.n_tied:,} tied."
     )
     if not found.n_shared:
         screen.print("Agreement shows where two experts label the same; nothing to compare yet.")
