@@ -1,0 +1,130 @@
+"""`skygloss evaluate exposure_map` on exposures in the database."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from cli import main
+from db.tables import Exposure, ExposureCell
+from tests.builders import (
+    make_catalog,
+    make_expert,
+    make_exposure,
+    make_label,
+    make_label_class,
+    make_model_version,
+    make_prototypes,
+    make_run,
+)
+
+CELLS = [(0, 0)] * 4 + [(1, 2)] * 3
+LABELS = ["Good", "Good", "Good", "BT", "RBT", "RBT", "Good"]
+
+
+@pytest.fixture
+def exposures(engine: Engine, environment: dict[str, str]) -> list[str]:
+    """Seven exposures in two cells, the first of each the nearest, and a novel one; their names."""
+    with Session(engine) as session, session.begin():
+        catalog = make_catalog(session, name="night", survey="exposure")
+        version = make_model_version(session, annotator="exposure_map", state="current")
+        run = make_run(session, version)
+        make_prototypes(session, version)
+        names = []
+        for k, (row, column) in enumerate([*CELLS, (0, 0)]):
+            exposure = make_exposure(session, 0, catalog)
+            session.add(
+                ExposureCell(
+                    exposure_id=exposure.id,
+                    model_version_id=version.id,
+                    cell_row=row,
+                    cell_column=column,
+                    quantization_error=float(k),
+                    latent=[row * 3 + column + 0.1, 0],
+                    flags=4 if k == len(CELLS) else 0,
+                    run_id=run.id,
+                )
+            )
+            names.append(exposure.name)
+    return names
+
+
+@pytest.fixture
+def truth(exposures, tmp_path):
+    rows = [
+        f"{name},{label},{'' if label == 'Good' else 'trails'}"
+        for name, label in zip(exposures, [*LABELS, "Good"], strict=True)
+    ]
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["name,label,fault", *rows]) + "\n")
+    return path
+
+
+def evaluate(*arguments):
+    command = ["evaluate", "exposure_map", "--name", "night", *map(str, arguments)]
+    return CliRunner().invoke(main, command)
+
+
+def test_labels_of_cells_are_scored_by_a_table_of_the_truth(truth):
+    chosen = ("--truth", truth, "--per-cell", 1, "--look", "nearest", "--repeats", 1)
+
+    result = evaluate(*chosen, "--json")
+
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert (found["n_exposures"], found["n_looked"], found["n_scored"]) == (8, 2, 5)
+    assert found["scores"]["accuracy"]["value"] == 0.6
+    assert found["scores"]["coverage"]["value"] == pytest.approx(5 / 6, abs=1e-3)
+    assert found["confusion"] == [[0, 1, 0, 0], [0, 2, 1, 1], [0, 0, 1, 0]]
+    assert found["topographic_error"] == 0
+    assert found["novel"] == 0.125
+    (trails,) = found["left_out"]
+    assert (trails["fault"], trails["n"]) == ("trails", 3)
+
+
+def test_the_tables_show_the_published_numbers_beside_ours(truth):
+    result = evaluate("--truth", truth, "--budget", 0.25)
+
+    assert result.exit_code == 0, result.output
+    for part in ("always Good", "0.940", "0.991", "2 were looked at (25.0 %)", "trails"):
+        assert part in result.output
+
+
+def test_without_a_table_the_truth_is_what_most_experts_say(exposures, engine):
+    with Session(engine) as session, session.begin():
+        words = {name: make_label_class(session, name) for name in set(LABELS)}
+        experts = [make_expert(session) for _ in range(3)]
+        rows = {each.name: each.id for each in session.query(Exposure)}
+        for name, label in zip(exposures, LABELS, strict=False):
+            for expert in experts[:2]:
+                make_label(session, expert, words[label], exposure_id=rows[name])
+            make_label(session, experts[2], words["BT"], exposure_id=rows[name])
+
+    result = evaluate("--per-cell", 1, "--look", "nearest", "--repeats", 1, "--json")
+
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert found["n_exposures"] == 7
+    assert found["scores"]["accuracy"]["value"] == 0.6
+
+
+def test_what_is_missing_is_said(exposures, tmp_path):
+    table, other = tmp_path / "table.csv", tmp_path / "other.csv"
+    table.write_text("id,kind\n1,Good\n")
+    other.write_text("name,label\nelsewhere,Good\n")
+
+    assert "needs columns name and label; it has id, kind" in evaluate("--truth", table).output
+    assert "no name in the table is theirs" in evaluate("--truth", other).output
+    assert "experts label some first" in evaluate().output
+
+
+def test_a_catalog_that_is_not_on_the_map_is_said_to_be_so(exposures, engine):
+    with Session(engine) as session, session.begin():
+        make_catalog(session, name="empty")
+
+    result = CliRunner().invoke(main, ["evaluate", "exposure_map", "--name", "empty"])
+
+    assert result.exit_code == 1
+    assert "place them first (skygloss annotate)" in result.output
