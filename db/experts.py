@@ -6,7 +6,6 @@ Only hashes are stored: Argon2id of passwords, SHA-256 of tokens, which are rand
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 import secrets
@@ -113,10 +112,10 @@ def authenticate(session: Session, name: str, password: str, address: str) -> Ex
     TooManyAttempts
         The password was not looked at.
     """
-    name = name[:64]
+    name = name.replace("\0", "\N{REPLACEMENT CHARACTER}")[:64]
     _check_attempts(session, name, address)
     expert = _named(session, name)
-    stored = expert.password_hash if expert else _nobodys_hash(PROFILE)
+    stored = expert.password_hash if expert else _nobodys_hash()
     fits = _fits(stored, password)
     if expert is None or not fits or expert.disabled_at is not None:
         audit.record(session, FAILED, name.lower(), address=address)
@@ -175,7 +174,7 @@ def recognise(session: Session, secret: str) -> tuple[Expert, Token] | None:
         )
     )
     row = session.execute(statement).one_or_none()
-    return row._tuple() if row else None
+    return (row[0], row[1]) if row else None
 
 
 def needs_renewal(session: Session, token: Token) -> bool:
@@ -281,9 +280,9 @@ def _check_role(role: str) -> None:
 
 
 def _check_attempts(session: Session, name: str, address: str) -> None:
-    queue = func.hashtextextended("sign in " + name.lower().replace("\0", ""), 0)
+    queue = func.hashtextextended("sign in " + name.lower(), 0)
     session.execute(select(func.pg_advisory_xact_lock(queue)))
-    named, here = Audit.subject == name.lower().replace("\0", ""), Audit.address == address
+    named, here = Audit.subject == name.lower(), Audit.address == address
     n = func.count()
     recent = (Audit.action == FAILED) & (Audit.created_at > func.now() - WINDOW)
     counts = select(n.filter(named & here), n.filter(named), n.filter(here)).where(recent)
@@ -327,10 +326,10 @@ def _hasher() -> argon2.PasswordHasher:
     return argon2.PasswordHasher.from_parameters(PROFILE)
 
 
-@functools.cache
-def _nobodys_hash(profile: argon2.Parameters) -> str:
-    """Return a hash to compare with when there is no account, so that this takes as long."""
-    return argon2.PasswordHasher.from_parameters(profile).hash(secrets.token_urlsafe())
+def _nobodys_hash() -> str:
+    """Return a hash that no password has, to compare with where there is no account."""
+    cost = f"m={PROFILE.memory_cost},t={PROFILE.time_cost},p={PROFILE.parallelism}"
+    return f"$argon2id$v={PROFILE.version}${cost}${'A' * 22}${'A' * 43}"
 
 
 def _hashed(name: str, password: str) -> str:

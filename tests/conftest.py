@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import argon2
 import pytest
 from sqlalchemy import URL, Engine, text
 from sqlalchemy.orm import Session
 
-from db import embedded, postgresql, schema
+from db import embedded, experts, postgresql, schema
 from db.engine import create_engine, normalise
 
 SERVER = os.environ.pop("SKYGLOSS_TEST_DATABASE", "embedded")
@@ -34,6 +35,13 @@ def _no_data_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DATABASE_URL", raising=False)
         patch.setenv("SKYGLOSS_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _passwords_are_cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experts, "PROFILE", argon2.profiles.CHEAPEST)
         yield
 
 
