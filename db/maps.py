@@ -189,6 +189,16 @@ def n_members(session: Session, shown: Map, place: Place) -> int:
     return session.scalar(statement) or 0
 
 
+def n_closer(session: Session, shown: Map, place: Place, error: float) -> tuple[int, int]:
+    """Count the members of a cell that lie closer to the prototype than `error`, and all."""
+    closer = shown.cell.quantization_error < sa.cast(error, sa.REAL)
+    statement = select(func.count().filter(closer), func.count())
+    n, n_all = session.execute(
+        statement.select_from(shown.cell).where(*_in_cell(shown, place))
+    ).one()
+    return n, n_all
+
+
 def said(session: Session, shown: Map, only: int | None = None) -> dict[Place, Said]:
     """Return what experts say of cells and of members; cells that nobody spoke of are left out.
 
@@ -251,11 +261,11 @@ def _grid(session: Session, shown: Map, column: Any) -> NDArray[np.float32]:
         .where(Prototype.model_version_id == shown.version.id)
         .order_by(Prototype.cell_row, Prototype.cell_column)
     )
-    vectors = [_unpacked(raw, ">f2") for raw in session.scalars(statement)]
+    vectors = [unpacked(raw, ">f2") for raw in session.scalars(statement)]
     return np.stack(vectors).reshape(shown.rows, shown.columns, -1)
 
 
-def _unpacked(raw: Any, number: str) -> NDArray[np.float32]:
+def unpacked(raw: Any, number: str) -> NDArray[np.float32]:
     """Read what `halfvec_send` and `vector_send` write: length and a zero, then the numbers."""
     return np.frombuffer(raw, number, offset=4).astype(np.float32)
 

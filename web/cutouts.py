@@ -113,6 +113,12 @@ def draw(row: Row, longest: int | None) -> bytes:
     return render(_read(row), layout.bands, layout.unit, layout.pixel_scale, longest)
 
 
+def placeholder(reason: str) -> Response:
+    """Show a picture that says why there is none."""
+    svg = render_template("placeholder.svg", reason=reason)
+    return make_response(svg, {"Content-Type": "image/svg+xml", "Cache-Control": "no-cache"})
+
+
 def _png(cutout_set_id: int, source_id: int, longest: int | None) -> Response:
     largest = 2**63 - 1
     known = max(cutout_set_id, source_id) <= largest
@@ -123,7 +129,7 @@ def _png(cutout_set_id: int, source_id: int, longest: int | None) -> Response:
             "The page of the source shows the cutouts it has.",
         )
     if reason := missing(row):
-        return _placeholder(reason)
+        return placeholder(reason)
     etag = f"{token(row)}-{longest or 'full'}"
     if etag in request.if_none_match:
         response = make_response("", 304)
@@ -132,7 +138,7 @@ def _png(cutout_set_id: int, source_id: int, longest: int | None) -> Response:
             png = draw(row, longest)
         except store.PixelsMissing as error:
             current_app.logger.error("%s", error)
-            return _placeholder("pixels not found on this server")
+            return placeholder("pixels not found on this server")
         response = make_response(png, {"Content-Type": "image/png"})
     response.set_etag(etag)
     named = request.args.get("v") == token(row)
@@ -145,8 +151,3 @@ def _read(row: Row) -> np.ndarray:
     return store.read_one(
         root, row.CutoutSet.store_path, row.CutoutBlock.number, row.Cutout.position
     )
-
-
-def _placeholder(reason: str) -> Response:
-    svg = render_template("placeholder.svg", reason=reason)
-    return make_response(svg, {"Content-Type": "image/svg+xml", "Cache-Control": "no-cache"})

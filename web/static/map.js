@@ -1,0 +1,131 @@
+// Comfort on the maps: arrows from cell to cell, cells chosen by key and pointer, a closer look.
+// Labels are given by labels.js to the cells that are chosen here.
+"use strict";
+
+(() => {
+  const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  const grid = document.querySelector("#cells");
+
+  // On the page of one cell the arrows lead to the cells beside it.
+  const WORDS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down" };
+  function follow(event) {
+    const link = document.querySelector(`[data-move="${WORDS[event.key]}"]`);
+    if (!link || event.shiftKey || isBusy(event)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    link.click();
+  }
+  function isBusy(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return true;
+    if (document.querySelector("dialog[open]")) return true;
+    return event.target.matches("input, select, textarea");
+  }
+  if (!grid) {
+    document.addEventListener("keydown", follow, true);
+    return;
+  }
+
+  const rows = [...grid.querySelectorAll('[role="row"]')].map((row) => [
+    ...row.querySelectorAll('[role="gridcell"]'),
+  ]);
+  const cells = rows.flat();
+  const link = (cell) => cell.querySelector("a");
+  const place = (cell) => cell.dataset.subject.split(":").slice(2).map(Number);
+  const isChosen = (cell) => cell.getAttribute("aria-selected") === "true";
+  let here = cells[0];
+  let anchor = here;
+
+  // One cell is in the order of tabs: the last that had the focus.
+  function stand(cell) {
+    link(here).setAttribute("tabindex", "-1");
+    here = cell;
+    link(here).setAttribute("tabindex", "0");
+  }
+  for (const cell of cells) link(cell).setAttribute("tabindex", "-1");
+  stand(here);
+
+  // Choosing.
+  const chosen = document.querySelector("#chosen");
+  function choose(cell, yes) {
+    cell.setAttribute("aria-selected", yes);
+  }
+  function tell() {
+    const n = cells.filter(isChosen).length;
+    chosen.textContent = n ? `${n} cell${n === 1 ? "" : "s"} chosen` : "";
+  }
+  function chooseNone() {
+    for (const cell of cells.filter(isChosen)) choose(cell, false);
+    tell();
+  }
+  function chooseBlock(to) {
+    const [[a, b], [c, d]] = [place(anchor), place(to)];
+    for (const cell of cells) {
+      const [row, column] = place(cell);
+      const inside = (row - a) * (row - c) <= 0 && (column - b) * (column - d) <= 0;
+      if (isChosen(cell) !== inside) choose(cell, inside);
+    }
+    tell();
+  }
+
+  grid.addEventListener("keydown", (event) => {
+    if (isBusy(event)) return;
+    if (event.key in ARROWS) {
+      const [down, right] = ARROWS[event.key];
+      const [row, column] = place(here);
+      const next = rows[row + down]?.[column + right];
+      event.preventDefault();
+      event.stopPropagation();
+      if (!next) return;
+      if (!event.shiftKey) anchor = next;
+      link(next).focus();
+      if (event.shiftKey) chooseBlock(next);
+    } else if (event.key === " ") {
+      event.preventDefault();
+      choose(here, !isChosen(here));
+      anchor = here;
+      tell();
+    } else if (event.key === "Home" || event.key === "End") {
+      event.preventDefault();
+      link(rows[place(here)[0]].at(event.key === "Home" ? 0 : -1)).focus();
+    }
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !isBusy(event)) chooseNone();
+  });
+  grid.addEventListener("click", (event) => {
+    const cell = event.target.closest('[role="gridcell"]');
+    if (!cell || !event.shiftKey) return;
+    event.preventDefault();
+    chooseBlock(cell);
+    link(cell).focus();
+  });
+  grid.addEventListener("dragstart", (event) => event.preventDefault());
+
+  // A closer look at the cell under the pointer or with the focus.
+  const about = document.querySelector("#about");
+  const close = document.querySelector("#close");
+  function look(cell) {
+    const [row, column] = place(cell);
+    close.setAttribute("viewBox", `${column} ${row} 1 1`);
+    close.classList.add("alive");
+    about.className = "";
+    about.textContent = words(cell);
+  }
+  function words(cell) {
+    const said = cell.dataset.label;
+    const text = cell.querySelector("title").textContent;
+    return said && !text.includes(said) ? `${text.replace("no label · ", "").replace(" · no label", "")} · ${said}` : text;
+  }
+  grid.addEventListener("focusin", (event) => {
+    const cell = event.target.closest('[role="gridcell"]');
+    stand(cell);
+    look(cell);
+  });
+  grid.addEventListener("pointerover", (event) => {
+    const cell = event.target.closest('[role="gridcell"]');
+    if (cell) look(cell);
+  });
+  grid.addEventListener("pointerleave", () => {
+    if (grid.contains(document.activeElement)) look(here);
+  });
+})();
