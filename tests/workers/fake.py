@@ -1,7 +1,8 @@
-"""A small real annotator, and the program of a worker process that runs it.
+"""Small real annotators, and the program of a worker process that runs them.
 
 The pixels say what the annotator does with a source: see the markers. Whoever runs this module
-starts a worker on DATABASE_URL and SKYGLOSS_HOME with the options given as JSON.
+starts a worker on DATABASE_URL and SKYGLOSS_HOME with the options given as JSON, and with the
+annotators named after them.
 """
 
 import json
@@ -14,20 +15,25 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.progress import Progress
 from sqlalchemy import Engine
 
 from db.engine import create_engine
+from db.histograms import Histograms
 from db.home import pixels as pixel_store
 from db.tables import ModelVersion, Shred
 from models.registry import Card
 from workers.annotators.base import Annotator, Columns, CutoutBatch, DataFlag, Inputs, Output
+from workers.annotators.exposure_map import ExposureMap
+from workers.annotators.source_map import SourceMap
 from workers.commands import Follower
 from workers.device import Device
 from workers.runner import Runner
 from workers.station import Options
 
 SIZE = 8  # pixel
+ROWS, COLUMNS = 2, 3  # of the fake maps
 PLAIN, RAISES, KILLS, SLOW = 0, 1, 2, 3  # markers: the first pixel of a cutout
 
 
@@ -71,8 +77,64 @@ class OtherAnnotator(FakeAnnotator):
     name: ClassVar[str] = "other"
 
 
+class FakeSourceMap(SourceMap):
+    """Puts a source into the cell that its first pixel numbers, as far as there are cells."""
+
+    def load(self, version: ModelVersion) -> None:
+        self.wanted = self.inputs
+
+    def look(self, seen: NDArray) -> Columns:
+        if (seen[:, 0, 1, 0] == SLOW).any():
+            _tell("annotating")
+            time.sleep(float(os.environ.get("FAKE_SLOW_SECONDS", "0")))
+        return _placed(np.minimum(seen[:, 0, 0, 0], ROWS * COLUMNS - 1))
+
+    def prototypes(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return np.ones((ROWS, COLUMNS, 2), np.float32), np.ones((ROWS, COLUMNS, 4), np.float32)
+
+
+class FakeExposureMap(ExposureMap):
+    """Puts an exposure into the cell where most of its sources are; the last cell is no good."""
+
+    def load(self, version: ModelVersion) -> None:
+        pass
+
+    def annotate(self, batch: Histograms) -> Columns:
+        most = batch.counts.argmax(axis=1)
+        if (most == ROWS * COLUMNS - 1).any():
+            _tell("placing")
+            _stumble(os.environ.get("FAKE_EXPOSURE", ""))
+        latent = np.stack([most, batch.n_counted], axis=1).astype(np.float32)
+        return {**_placed(most), "latent": latent}
+
+    def prototypes(self) -> None:
+        return None
+
+
+def _placed(cells: NDArray) -> Columns:
+    row, column = np.divmod(cells, COLUMNS)
+    zero = np.zeros(len(cells), np.float32)
+    columns = {"cell_row": row, "cell_column": column, "quantization_error": zero, "margin": zero}
+    return {**columns, "flags": np.zeros(len(cells), np.int32)}
+
+
+def _stumble(how: str) -> None:
+    if how == "kills":
+        os._exit(9)
+    if how == "raises":
+        raise RuntimeError("a poison exposure")
+    time.sleep(float(how or 0))
+
+
+FAKES = {
+    fake.name: fake for fake in (FakeAnnotator, OtherAnnotator, FakeSourceMap, FakeExposureMap)
+}
+MAPS = (FakeSourceMap, FakeExposureMap)
+
+
 def fake_cards(annotator: str) -> list[Card]:
-    return [Card(annotator, "mean.v1", "none", "0" * 64, state="current")]
+    inputs = {"source_map": "mean.v1"} if annotator == "exposure_map" else {}
+    return [Card(annotator, "mean.v1", "none", "0" * 64, state="current", inputs=inputs)]
 
 
 def make_runner(
@@ -97,6 +159,7 @@ def _tell(what: str) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     engine = create_engine()
+    annotators = [FAKES[name] for name in sys.argv[2:]] or [FakeAnnotator]
     with Progress(disable=True) as bar:
-        progress = Follower(bar, engine, [FakeAnnotator])
-        make_runner(engine, progress=progress, **json.loads(sys.argv[1])).run()
+        progress = Follower(bar, engine, annotators)
+        make_runner(engine, annotators, progress, **json.loads(sys.argv[1])).run()

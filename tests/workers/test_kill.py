@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -33,16 +33,22 @@ CHAOS = 25.0  # seconds
 
 
 class WorkerProcess:
-    """A worker of the fake annotator in a process of its own."""
+    """A worker of fake annotators (by default of the first) in a process of its own."""
 
-    def __init__(self, folder: Path, options: dict[str, Any], **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: dict[str, Any],
+        annotators: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
         self.diary = folder / "diary"
         self.diary.mkdir(parents=True)
         self.log = folder / "log"
         settings = {"batch_size": 4, "lease": LEASE, "back_off": 0.05} | options
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.workers.fake", json.dumps(settings)],
+                [sys.executable, "-m", "tests.workers.fake", json.dumps(settings), *annotators],
                 cwd=REPOSITORY,
                 env={**os.environ, "FAKE_DIARY": str(self.diary), **environment},
                 stderr=log,
@@ -63,7 +69,7 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[...,
     """Start worker processes on the test's database, and leave none behind."""
     started: list[WorkerProcess] = []
 
-    def start_one(options: dict[str, Any] | None = None, **variables: str) -> WorkerProcess:
+    def start_one(options: dict[str, Any] | None = None, **variables: Any) -> WorkerProcess:
         folder = tmp_path / f"worker {len(started)}"
         started.append(WorkerProcess(folder, options or {}, **variables))
         return started[-1]

@@ -4,7 +4,6 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from itertools import count
 
@@ -28,7 +27,7 @@ from tests.workers.fake import (
     fake_cards,
     make_runner,
 )
-from tests.workers.field import make_field, rows_per_source
+from tests.workers.field import make_field, rows_per_source, wait_for
 from workers import batches
 from workers.device import Device
 from workers.runner import Runner
@@ -483,10 +482,3 @@ def test_a_worker_that_cannot_delete_old_uploads_goes_on_with_its_work(
 
     assert rows_per_source(engine)[source_ids[0]] == 1
     assert "read-only" in caplog.text
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
