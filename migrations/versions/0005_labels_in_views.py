@@ -240,7 +240,8 @@ def _rewrite_sources(new_columns: tuple[tuple[str, str, str], ...], joins: str) 
     op.execute("DROP VIEW saga_candidate")
     view = first.VIEW.format(columns=columns).replace("CREATE VIEW", "CREATE OR REPLACE VIEW")
     before, _, condition = second.JOINS.rpartition("WHERE")
-    op.execute(f"{view}{before}{joins}WHERE{condition}")
+    detected = "OR source.exposure_id IS NOT NULL"  # on a CCD that may have no usable WCS
+    op.execute(f"{view}{before}{joins}WHERE{condition}{detected}")
     op.execute("CREATE VIEW saga_candidate AS SELECT * FROM saga_selection()")
     _comment("VIEW saga_candidate", first.CANDIDATE_COMMENT)
     for name, _, comment in new_columns:
