@@ -20,7 +20,6 @@ N_COLOURS = 12  # in the palette of the pages
 MAX_CLASSES = 100
 MAX_DESCRIPTION = 1_000  # characters
 KEYS = "1234567890abdefghilorsvwyq"  # in the order in which they are given out
-CHANGEABLE = ("name", "key", "colour", "description")
 
 
 class BadClass(ValueError):  # noqa: N818 (it reads as what happened)
@@ -80,8 +79,8 @@ def add(
     values: dict[str, Any] = {"name": name, "description": description}
     values["key"] = free_key(session) if key == "auto" else key
     values["colour"] = free_colour(session) if colour is None else colour
-    added = LabelClass(created_by=expert_id, **_checked(values))
-    _save(session, added)
+    added = LabelClass(created_by=expert_id)
+    _save(session, added, _checked(values))
     audit.record(session, "add class", added.name, expert_id, address, id=added.id)
     return added
 
@@ -101,9 +100,7 @@ def change(
     checked = _checked(values)
     if checked == before:
         return found
-    for name, value in checked.items():
-        setattr(found, name, value)
-    _save(session, found)
+    _save(session, found, checked)
     changes = {
         name: [before[name], checked[name]] for name in values if before[name] != checked[name]
     }
@@ -135,8 +132,7 @@ def restore(session: Session, class_id: int, expert_id: int | None, address: str
     """
     found = find(session, class_id)
     if found.retired_at is not None:
-        found.retired_at = None
-        _save(session, found)
+        _save(session, found, {"retired_at": None})
         audit.record(session, "restore class", found.name, expert_id, address, id=class_id)
 
 
@@ -174,9 +170,11 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _save(session: Session, row: LabelClass) -> None:
+def _save(session: Session, row: LabelClass, values: dict[str, Any]) -> None:
     try:
         with session.begin_nested():
+            for name, value in values.items():
+                setattr(row, name, value)
             session.add(row)
             session.flush()
     except IntegrityError as error:
