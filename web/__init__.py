@@ -35,6 +35,7 @@ def create_app(engine: Engine | None = None, pixels: Path | None = None) -> Flas
         accounts,
         cutouts,
         database,
+        disagreements,
         errors,
         exposures,
         formats,
@@ -76,6 +77,7 @@ def create_app(engine: Engine | None = None, pixels: Path | None = None) -> Flas
         accounts,
         label_classes,
         label_history,
+        disagreements,
         labels,
         health,
     ):

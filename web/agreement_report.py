@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,13 @@ class Agreement:
         """Votes for each class, shape (k,)."""
         return agreement.value_counts(self.votes.said, len(self.votes.classes)).sum(axis=0)
 
+    def matrix(self) -> list[list[Pair | None]]:
+        """The pairs as a square table of the experts, (e, e); None on the diagonal."""
+        table: list[list[Pair | None]] = [[None] * len(self.votes.experts) for _ in self.n_said]
+        for pair in self.pairs:
+            table[pair.first][pair.second] = table[pair.second][pair.first] = pair
+        return table
+
 
 def measure(votes: Votes) -> Agreement:
     """Measure how far experts agree, with intervals."""
@@ -60,3 +67,39 @@ def measure(votes: Votes) -> Agreement:
         by_class=agreement.by_class(votes.said, k),
         consensus=agreement.dawid_skene(votes.said, k),
     )
+
+
+def facts(found: Agreement) -> dict[str, Any]:
+    """Return it all for machines."""
+    votes = found.votes
+    names = [expert.name for expert in votes.experts]
+    return {
+        "subject": votes.kind,
+        "n_subjects": len(votes.said),
+        "n_shared": found.n_shared,
+        "n_unanimous": found.n_unanimous,
+        "n_tied": found.n_tied,
+        "classes": [one.name for one in votes.classes],
+        "fleiss_kappa": found.fleiss.as_dict(),
+        "krippendorff_alpha": found.alpha.as_dict(),
+        "experts": [
+            {"expert": name, "n": int(n), "reliability": round(float(reliability), 4)}
+            for name, n, reliability in zip(
+                names, found.n_said, found.consensus.reliability, strict=True
+            )
+        ],
+        "pairs": [
+            {
+                "first": names[pair.first],
+                "second": names[pair.second],
+                "n": pair.n,
+                "cohen_kappa": pair.kappa.as_dict(),
+                "confusion": pair.confusion.tolist(),
+            }
+            for pair in found.pairs
+        ],
+        "classes_agreement": {
+            one.name: None if np.isnan(share) else round(float(share), 4)
+            for one, share in zip(votes.classes, found.by_class, strict=False)
+        },
+    }

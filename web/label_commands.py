@@ -58,7 +58,7 @@ def agreement(subject: Kind, version_name: str | None, as_json: bool) -> None:
         votes = votes_db.votes(session, subject, shown.id if shown else None)
     found = agreement_report.measure(votes)
     if as_json:
-        console.emit(_facts(found))
+        console.emit(agreement_report.facts(found))
     else:
         _show(found)
 
@@ -189,41 +189,6 @@ def _version(session: Session, annotator: str | None, name: str | None) -> Model
             f"there is {wanted} of {' or '.join(maps)}; `skygloss models list` shows what there is"
         )
     return found
-
-
-def _facts(found: Agreement) -> dict[str, Any]:
-    votes = found.votes
-    names = [expert.name for expert in votes.experts]
-    return {
-        "subject": votes.kind,
-        "n_subjects": len(votes.said),
-        "n_shared": found.n_shared,
-        "n_unanimous": found.n_unanimous,
-        "n_tied": found.n_tied,
-        "classes": [one.name for one in votes.classes],
-        "fleiss_kappa": found.fleiss.as_dict(),
-        "krippendorff_alpha": found.alpha.as_dict(),
-        "experts": [
-            {"expert": name, "n": int(n), "reliability": round(float(reliability), 4)}
-            for name, n, reliability in zip(
-                names, found.n_said, found.consensus.reliability, strict=True
-            )
-        ],
-        "pairs": [
-            {
-                "first": names[pair.first],
-                "second": names[pair.second],
-                "n": pair.n,
-                "cohen_kappa": pair.kappa.as_dict(),
-                "confusion": pair.confusion,
-            }
-            for pair in found.pairs
-        ],
-        "classes_agreement": {
-            one.name: None if np.isnan(share) else round(float(share), 4)
-            for one, share in zip(votes.classes, found.by_class, strict=False)
-        },
-    }
 
 
 def _show(found: Agreement) -> None:
