@@ -35,7 +35,7 @@ FAULTS = {
     "seeing": Fault("B-Seeing", about="seeing from 1.13 to 2 arcsec"),
     "defocus": Fault("B-Seeing", about="rings, the mirror's image, of 4 to 13 pixels radius"),
     "gradient": Fault("BGP", about="stray light: a tilted sky, and sheets of light with edges"),
-    "fringes": Fault("BGP", about="interference fringes of 1.5 to 6 times the noise"),
+    "fringes": Fault("BGP", about="interference fringes of 0.75 to 6 times the noise"),
     "saturation": Fault("BGP", about="many bright stars that bleed"),
     "crowding": Fault("BGP", about="a field full of stars"),
     "low_exposure": Fault("BGP", about="1/6 to 1/1000 of the light"),
@@ -190,7 +190,7 @@ def observe(camera: Camera, fault: str, strength: float, rng: np.random.Generato
         seen=_seen(camera, fault, strength, rng),
         sky=sky,
         waves=_waves(rng),
-        fringes=noise * (rng.uniform(0, 0.15) * (band is BANDS[-1]) + 6 * amount["fringes"]),
+        fringes=noise * (rng.uniform(0, 0.15) * (band is BANDS[-1]) + 6 * amount["fringes"] ** 1.5),
         tilt=_tilt(amount["gradient"], rng),
         sheets=_sheets(camera, amount["gradient"], rng),
         galaxies=float(np.exp(rng.normal(0, 0.15))),
@@ -353,7 +353,7 @@ def _waves(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _tilt(amount: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    size = rng.uniform(0, 0.03) + 0.5 * amount
+    size = rng.uniform(0, 0.03) + 0.5 * amount**2
     angle = rng.uniform(0, 2 * np.pi)
     return size * np.array([np.cos(angle), np.sin(angle)])
 
@@ -362,7 +362,7 @@ def _sheets(camera: Camera, amount: float, rng: np.random.Generator) -> NDArray[
     """Sheets of stray light, their edges spread over the mosaic."""
     half = max(camera.n_columns * camera.width, camera.n_rows * camera.height) / 2
     n = rng.integers(3, 8) if amount else 0
-    strongest = 0.05 * 60**amount
+    strongest = 0.01 * 300**amount
     return np.stack(
         [
             rng.uniform(0, 2 * np.pi, n),
