@@ -72,7 +72,7 @@ def source_map(shown: Map | None) -> Map | None:
     there = maps.versions(session(), "source_map")
     name = (shown.version.card.get("inputs") or {}).get("source_map") if shown else None
     named = [one for one in there if one.version.name == name]
-    return (named or there or [None])[0]
+    return next(iter(named or there), None)
 
 
 def preview(exposure: Exposure) -> str | None:

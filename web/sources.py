@@ -10,11 +10,12 @@ from itertools import chain, islice
 from typing import Any
 
 from flask import Blueprint, Response, current_app, render_template
+from sqlalchemy import RowMapping
 from werkzeug.exceptions import BadRequest
 
-from db import queries, selections
+from db import exposure_queries, queries, selections
 from db.pages import Position
-from web import cutouts, parameters, search, votable
+from web import cutouts, maps, parameters, search, votable
 from web.database import session, steady_session
 from web.errors import Missing
 from web.formats import sexagesimal
@@ -117,7 +118,10 @@ def one(source_id: int) -> str:
         )
     source = found[0]
     picture = queries.pictures(session(), [source_id]).get(source_id)
-    neighbours = queries.neighbours(session(), source, NEIGHBOUR_RADIUS, MAX_NEIGHBOURS)
+    placed = source["ra"] is not None
+    neighbours = (
+        queries.neighbours(session(), source, NEIGHBOUR_RADIUS, MAX_NEIGHBOURS) if placed else []
+    )
     alike = search.alike(source_id, N_ALIKE)
     beside = [*neighbours, *(alike.rows if alike else [])]
     near = queries.pictures(session(), [row["source_id"] for row in beside])
@@ -127,7 +131,7 @@ def one(source_id: int) -> str:
         wanted=wanted,
         source=source,
         source_present=[name for name, value in source.items() if value is not None],
-        sexagesimal_position=sexagesimal(source["ra"], source["dec"]),
+        sexagesimal_position=sexagesimal(source["ra"], source["dec"]) if placed else None,
         comments=queries.column_comments(session()),
         opinions=queries.shred_opinions(session(), source_id),
         cutout=picture,
@@ -136,6 +140,8 @@ def one(source_id: int) -> str:
         scale_bar=_scale_bar(picture.CutoutSet.size, picture.CutoutSet.pixel_scale)
         if picture
         else None,
+        detection=_detection(source),
+        cell=_cell_of(source_id),
         neighbours=neighbours,
         alike=alike,
         pictures={key: cutouts.addresses(row) for key, row in near.items()},
@@ -159,6 +165,31 @@ def _adjacent(wanted: parameters.Request, source_id: int) -> tuple[int | None, i
     ]
     before, after = (rows[0]["source_id"] if rows else None for rows in found)
     return before, after
+
+
+def _detection(source: RowMapping) -> dict[str, Any] | None:
+    """Return the exposure that a source was detected on, and where; None for other sources."""
+    if source["exposure_id"] is None:
+        return None
+    found = exposure_queries.some(session(), None, [source["exposure_id"]])[0]
+    ccds = exposure_queries.ccds(session(), source["exposure_id"])
+    names = {ccd.number: ccd.name for ccd in ccds}
+    return {"exposure": found.Exposure, "ccd": names.get(source["ccd"], source["ccd"])}
+
+
+def _cell_of(source_id: int) -> dict[str, Any] | None:
+    """Return the cell that the current version of the source map, or the newest, put it into."""
+    for placement, version in exposure_queries.source_placements(session(), source_id):
+        if placement.cell_row is not None:
+            _, shown = maps.find("source_map", version.name)
+            place = (placement.cell_row, placement.cell_column)
+            return {
+                "placement": placement,
+                "version": version,
+                "address": maps.address(shown, place),
+                "picture": maps.picture(shown),
+            }
+    return None
 
 
 def _scale_bar(size: int, pixel_scale: float) -> dict[str, float]:
