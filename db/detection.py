@@ -25,13 +25,13 @@ BRIGHT = 10.0  # times the threshold: outlines of brighter sources are not cut o
 QUIETEST = 0.1  # of the median noise: a tile that is quieter is not believed
 KERNEL_VARIANCE = 0.5  # pixel^2, of the smoothing along either axis
 FWHM_OF_SIGMA = 2.3548
-DEBLENDING = 0.005  # share of the light that makes a peak a source of its own; 1 is none
-ATTEMPTS = (  # pixels that sep holds at once, deblending, times the threshold
-    (300_000, DEBLENDING, 1.0),
-    (3_000_000, DEBLENDING, 1.0),
-    (3_000_000, 1.0, 1.0),
-    (3_000_000, 1.0, 4.0),
-    (3_000_000, 1.0, 16.0),
+LEVELS = 32  # of brightness between threshold and peak, where blends are looked for; 1: nowhere
+ATTEMPTS = (  # pixels that sep holds at once, levels, times the threshold
+    (300_000, LEVELS, 1.0),
+    (3_000_000, LEVELS, 1.0),
+    (3_000_000, 1, 1.0),
+    (3_000_000, 1, 4.0),
+    (3_000_000, 1, 16.0),
 )
 SIZE = 32  # pixel; side of a cutout
 
@@ -105,6 +105,8 @@ def detect(pixels: NDArray[Any]) -> Detection:
     if not background.globalrms > 0:
         return nothing(flags | CcdFlag.NO_SIGNAL)
     background.subfrom(signal)
+    if left_out is not None:
+        signal[left_out] = 0  # or sep smooths what is left out into the rows beside it
     rms = background.rms()
     np.maximum(rms, QUIETEST * background.globalrms, out=rms)
     found, crowded = _extract(signal, rms, left_out)
@@ -219,7 +221,7 @@ def _extract(
     """
     import sep
 
-    for stack, deblending, factor in ATTEMPTS:
+    for stack, levels, factor in ATTEMPTS:
         sep.set_extract_pixstack(stack)
         try:
             found = sep.extract(
@@ -229,9 +231,9 @@ def _extract(
                 mask=left_out,
                 minarea=MIN_AREA,
                 filter_type="conv",
-                deblend_cont=deblending,
+                deblend_nthresh=levels,
             )
-            return found, deblending != DEBLENDING
+            return found, levels < LEVELS
         except MemoryError:
             raise
         except Exception:  # what sep raises when its buffers are full has no type of its own
