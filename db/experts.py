@@ -47,9 +47,7 @@ class UnknownExpert(ValueError):  # noqa: N818 (it reads as what happened)
 
 
 class TooManyAttempts(ValueError):  # noqa: N818 (it reads as what happened)
-    """Too many wrong passwords came for this name or from this address."""
-
-    wait = WINDOW
+    """Too many wrong passwords came for this name or from this address within WINDOW."""
 
 
 def add(session: Session, name: str, password: str, role: str = "expert") -> Expert:

@@ -8,6 +8,7 @@ closed; everything else is as open as on a laptop of one user.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -44,8 +45,10 @@ class TooOften(TooManyRequests):
     """Too many wrong passwords came."""
 
     description = "Too many wrong passwords were tried, so no password is looked at for a while."
-    retry_after = int(experts.TooManyAttempts.wait.total_seconds())
-    advice = f"Try again in {retry_after // 60} minutes."
+    advice = f"Try again in {experts.WINDOW.seconds // 60} minutes."
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=experts.WINDOW.seconds)
 
 
 class BadAccount(BadRequest):
@@ -106,13 +109,12 @@ def needs(role: str, once_accounts_exist: bool = False) -> Callable[[View], View
 
 def safe_next(address: str) -> str:
     """Return an address if it leads to a page of this site, else that of the first page."""
-    parts = urlsplit(address) if address.isprintable() and "\\" not in address else None
-    local = parts and not parts.scheme and not parts.netloc and address.startswith("/")
-    return address if local and not address.startswith("//") else "/"
+    plain = address.isprintable() and "\\" not in address
+    return address if plain and re.match("/(?!/)", address) else "/"
 
 
 def _ask_to_sign_in() -> Response:
-    if wants_json() or request.is_json or "Authorization" in request.headers:
+    if wants_json():
         raise SignInNeeded
     here = request.full_path if request.method == "GET" else _page_before()
     return redirect(url_for("accounts.sign_in", next=here.rstrip("?")), 303)

@@ -31,11 +31,16 @@ def register(app: Flask) -> None:
 
 
 def wants_json() -> bool:
-    """Whether the request asks for JSON, by its address or its Accept header."""
+    """Whether the request asks for JSON, by its address or its Accept header.
+
+    Whoever sends JSON, or a program's token, gets JSON unless pages are liked better.
+    """
     if request.path.endswith(".json"):
         return True
     accepted = request.accept_mimetypes
-    return accepted["application/json"] > accepted["text/html"]
+    json, page = accepted["application/json"], accepted["text/html"]
+    bearer = request.headers.get("Authorization", "").lower().startswith("bearer ")
+    return json > page or (json == page and (request.is_json or bearer))
 
 
 def _answer(error: HTTPException) -> Response:

@@ -244,15 +244,15 @@ def _answered(store: Any, fields: Fields) -> Response | tuple[Response, int]:
         raise Missing(_sentence(error), "Nothing was stored. Reload the page.") from error
     except (labels.RequestTaken, labels.NothingToUndo) as error:
         raise Refused(_sentence(error)) from error
-    if not (wants_json() or request.is_json):
+    if not wants_json():
         return redirect(safe_next(request.form.get("next", "/labels/history")), 303)
-    facts = {
+    answer = {
         "request": fields.request,
         "repeated": not stored.is_new,
         "labels": [facts(label) for label in stored.labels],
         "now": now,
     }
-    return jsonify(facts), 201 if stored.is_new else 200
+    return jsonify(answer), 201 if stored.is_new else 200
 
 
 def _now(own: Session, subjects: Sequence[Subject], expert: Expert) -> dict[str, Any]:
