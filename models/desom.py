@@ -280,8 +280,8 @@ class CutoutScale(layers.Layer):
     the background in units of the noise, and compresses it by asinh: so a faint source
     stays a faint one, a saturated one stays flat, and the noise looks the same everywhere.
     The background is the median, the noise what lies between it and the 16th percentile, to which
-    sources contribute little. A pixel without value becomes background, a constant cutout 0 or
-    the background's grey.
+    sources contribute little. A pixel without value becomes background (with `range`, the
+    mean), and a constant cutout an even grey.
     """
 
     input_length = (SIZE, SIZE, 1)
@@ -299,18 +299,18 @@ class CutoutScale(layers.Layer):
         n_known = ops.maximum(ops.sum(ops.cast(known, "float32"), axis=1, keepdims=True), 1.0)
         mean = ops.sum(ops.where(known, flat, 0.0), axis=1, keepdims=True) / n_known
         flat = ops.where(known, flat, mean)
-        scaled = self._range(flat) if self.kind == "range" else self._noise(flat)
+        scaled = self._range(flat) if self.kind == "range" else self._noise(flat, known)
         return ops.reshape(scaled, (-1, SIZE, SIZE, 1))
 
     def _range(self, flat: Any) -> Any:
         low, high = ops.min(flat, axis=1, keepdims=True), ops.max(flat, axis=1, keepdims=True)
         return (flat - low) / ops.where(high > low, high - low, 1.0)
 
-    def _noise(self, flat: Any) -> Any:
+    def _noise(self, flat: Any, known: Any) -> Any:
         ordered = ops.sort(flat, axis=1)
         background = ordered[:, SIZE * SIZE // 2 : SIZE * SIZE // 2 + 1]
         noise = background - ordered[:, 163:164]  # 16th percentile: 0.159 * 1024
-        over = (flat - background) / ops.where(noise > 0, noise, 1.0)
+        over = ops.where(known, flat - background, 0.0) / ops.where(noise > 0, noise, 1.0)
         low, high = (float(np.arcsinh(end / SOFTENING)) for end in (DARKEST, BRIGHTEST))
         return ops.clip((ops.arcsinh(over / SOFTENING) - low) / (high - low), 0.0, 1.0)
 

@@ -283,6 +283,7 @@ def card(data: Labelled, preset: Preset, seed: int, weights: Path, day: str) -> 
 def save_half(model: keras.Model, path: Path) -> None:
     """Save weights as float16, half the size; they load into the same float32 network.
 
+    Those too large for float16 stay as they are.
     `path` must end in `.weights.h5`, as Keras asks.
     """
     model.save_weights(path)
@@ -303,5 +304,6 @@ def _halved(item: h5py.Group | h5py.Dataset) -> tuple[dict, NDArray | None]:
     """Attributes and values of one entry, with float values as float16; a group has no values."""
     values = item[()] if isinstance(item, h5py.Dataset) else None
     if values is not None and np.issubdtype(values.dtype, np.floating):
-        values = values.astype(np.float16)
+        large = np.abs(values).max(initial=0) > np.finfo(np.float16).max
+        values = values if large else values.astype(np.float16)
     return dict(item.attrs), values
