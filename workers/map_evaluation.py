@@ -313,8 +313,8 @@ def _confusion_table(found: protocols.Evaluation) -> list[str]:
 
 
 def _unnamed_table(unnamed: list[unnamed_faults.LeftOut]) -> list[str]:
-    columns = ("own", "pure", "noticed", "blank", "called_positive", "novel")
-    heads = ("own cells", "pure cells", "noticed", "blank", "missed", "novel")
+    columns = ("own", "pure", "noticed", "blank", "called_positive", "with_word", "novel")
+    heads = ("own cells", "pure cells", "noticed", "blank", "missed", "with word", "novel")
     lines = [f"{'without a word for':<20}{'n':>7}" + "".join(f"{head:>12}" for head in heads)]
     for each in unnamed:
         shares = "".join(f"{100 * getattr(each, column):>10.1f} %" for column in columns)

@@ -30,6 +30,7 @@ class LeftOut:
     noticed: float  # not looked at, in cells where at least half of what was looked at had no word
     blank: float  # not looked at, in cells without a label
     called_positive: float  # not looked at, in cells called positive: missed
+    with_word: float  # the same when experts have a word for it
     novel: float  # far from every prototype
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,6 +82,7 @@ def _left_out(
         looked = choose(mapped, protocol, np.random.default_rng([protocol.seed, repeat]))
         said = np.where(looked & ~has, mapped.truth, MISSING)
         called = carried(mapped.cell, said)
+        named = carried(mapped.cell, np.where(looked, mapped.truth, MISSING))
         wordless = _share_in_cell(mapped.cell, has, looked)
         rows = has & ~looked
         found.append(
@@ -88,9 +90,10 @@ def _left_out(
                 _mean((wordless >= 0.5)[rows]),
                 _mean((called == MISSING)[rows]),
                 _mean((called == positive)[rows]),
+                _mean((named == positive)[rows]),
             ]
         )
-    noticed, blank, called_positive = np.mean(found, axis=0).tolist()
+    noticed, blank, called_positive, with_word = np.mean(found, axis=0).tolist()
     return LeftOut(
         fault=name,
         n=int(has.sum()),
@@ -99,6 +102,7 @@ def _left_out(
         noticed=noticed,
         blank=blank,
         called_positive=called_positive,
+        with_word=with_word,
         novel=_mean(novel[has]),
     )
 

@@ -167,7 +167,7 @@ def test_a_fault_without_a_word_shows_in_cells_of_its_own():
     assert found.novel == pytest.approx(1 / 6)
     # Looked at: the first of each cell. Of the five others with rings, three are in cell 0.
     assert found.noticed == found.blank == pytest.approx(3 / 5)
-    assert found.called_positive == pytest.approx(2 / 5)
+    assert found.called_positive == found.with_word == pytest.approx(2 / 5)
 
 
 def test_a_fault_that_no_exposure_has_is_refused():
