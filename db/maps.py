@@ -176,11 +176,12 @@ def u_matrix(latent: NDArray[np.float32]) -> NDArray[np.float64]:
 def occupancy(session: Session, shown: Map) -> Occupancy:
     """Count the members of every cell, or beyond MOST_COUNTED rows estimate it from a sample."""
     rows = _planned(session, shown)
-    share = 1.0 if rows <= MOST_COUNTED else SAMPLED / rows
+    share = None if rows <= MOST_COUNTED else min(SAMPLED / rows, 1)
     n, error = _filled(shown, 0), _filled(shown, np.nan)
     for row, column, members, mean in session.execute(_counted(shown, share)):
-        n[row, column], error[row, column] = members / share, np.nan if mean is None else mean
-    return Occupancy(np.rint(n).astype(np.int64), error, exact=share == 1)
+        n[row, column] = members / (share or 1)
+        error[row, column] = np.nan if mean is None else mean
+    return Occupancy(np.rint(n).astype(np.int64), error, exact=share is None)
 
 
 def n_members(session: Session, shown: Map, place: Place) -> int:
@@ -224,13 +225,18 @@ def label_classes(session: Session) -> dict[int, LabelClass]:
 def members(
     session: Session, shown: Map, place: Place, kind: Kind, n: int, seed: int = 0
 ) -> Sequence[Row]:
-    """Return some members of a cell: id, quantization_error, margin.
+    """Return some members of a cell: id, quantization_error, margin."""
+    return session.execute(chosen(shown, place, kind, seed).limit(n)).all()
+
+
+def chosen(shown: Map, place: Place, kind: Kind, seed: int = 0) -> Select:
+    """Return the statement that selects the members of a cell in some order.
 
     Parameters
     ----------
     kind : str
-        `random` (the same ones for the same seed), `nearest` to the prototype, `farthest` from it,
-        `borderline` (the second nearest prototype is hardly farther).
+        `random` (the same order for the same seed), `nearest` to the prototype, `farthest` from
+        it, `borderline` (the second nearest prototype is hardly farther).
     """
     cell, key = shown.cell, shown.key
     orders: dict[Kind, tuple[Any, ...]] = {
@@ -239,7 +245,7 @@ def members(
         "farthest": (cell.quantization_error.desc(), key),
         "borderline": (cell.margin, key),
     }
-    return session.execute(_members(shown, place).order_by(*orders[kind]).limit(n)).all()
+    return _members(shown, place).order_by(*orders[kind])
 
 
 def member_page(
@@ -277,10 +283,10 @@ def _planned(session: Session, shown: Map) -> int:
     return int(explain(session, rows)["Plan Rows"])
 
 
-def _counted(shown: Map, share: float) -> Select:
-    """Count members and average their errors by cell, in all pages of the table or in a share."""
+def _counted(shown: Map, share: float | None) -> Select:
+    """Count members and average their errors by cell, in all of the table or in a share of it."""
     cell: Any = shown.cell
-    if share < 1:
+    if share is not None:
         sample = sa.tablesample(cell, func.system(100 * share), seed=sa.literal(0))
         cell = aliased(cell, sample)
     return (

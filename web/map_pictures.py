@@ -6,7 +6,6 @@ The colours are those of `web.density`.
 from __future__ import annotations
 
 import io
-import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +16,26 @@ BRIGHTEST = 99.5  # percentile of all prototypes of a map that is drawn as white
 ROOT = 0.5  # power of the share that a level of a density map is drawn with, to see faint cells
 
 
-def prototypes(decoded: NDArray[np.float32], grey: bool) -> bytes:
+def prototypes(decoded: NDArray[np.float32], tile: tuple[int, int], grey: bool) -> bytes:
     """Draw all prototypes of a map side by side as PNG, the one of row 0, column 0 upper left.
 
     Parameters
     ----------
     decoded : ndarray of float32, shape (rows, columns, m)
-        0 to 1; m is a square.
+        0 to 1.
+    tile : tuple of int
+        Height and width of each; their product is m.
     grey : bool
         Cutouts, whose first row is the lowest; otherwise densities over another map, whose first
         row is the uppermost, all on one scale.
     """
     from PIL import Image
 
-    rows, columns, length = decoded.shape
-    side = math.isqrt(length)
-    tiles = decoded.reshape(rows, columns, side, side)
+    (rows, columns), (height, width) = decoded.shape[:2], tile
+    tiles = decoded.reshape(rows, columns, height, width)
     if grey:
         tiles = tiles[:, :, ::-1]
-    sheet = tiles.transpose(0, 2, 1, 3).reshape(rows * side, columns * side)
+    sheet = tiles.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
     sheet = np.clip(sheet / max(float(np.percentile(sheet, BRIGHTEST)), 1e-6), 0, 1)
     if grey:
         image = Image.fromarray(np.rint(255 * sheet).astype(np.uint8), "L")

@@ -6,6 +6,7 @@ pages in `web.exposures`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -126,9 +127,11 @@ def sprite(annotator: str) -> Response:
     """Draw all prototypes of a map side by side."""
     arguments = read_arguments(("version", "v"))
     shown = find(annotator, arguments.get("version"))[1]
-    grey = annotator == "source_map"
-    picture = map_pictures.prototypes(maps.decoded(session(), shown), grey)
-    response = make_response(picture, {"Content-Type": "image/png"})
+    decoded = maps.decoded(session(), shown)
+    drawn = map_pictures.prototypes(
+        decoded, _tile(shown, decoded.shape[-1]), grey=annotator == "source_map"
+    )
+    response = make_response(drawn, {"Content-Type": "image/png"})
     named = arguments.get("v") == _token(shown)
     response.headers["Cache-Control"] = cutouts.FOR_EVER if named else "no-cache"
     return response
@@ -259,6 +262,17 @@ def _token(shown: Map) -> str:
     return f"{RENDERING}.{shown.version.weights_sha256[:12]}"
 
 
+def _tile(shown: Map, length: int) -> tuple[int, int]:
+    """Return height and width of a prototype: those of the map whose cells it counts, or of a
+    square, or of a line."""
+    of_exposures = shown.version.annotator == "exposure_map"
+    counted = exposure_cards.source_map(shown) if of_exposures else None
+    if counted is not None and counted.rows * counted.columns == length:
+        return counted.rows, counted.columns
+    side = math.isqrt(length)
+    return (side, side) if side * side == length else (1, length)
+
+
 def _draw(arguments: dict[str, str]) -> int:
     what = "a whole number of zero or more: which members to draw"
     given = read_number(arguments, "draw", 0, MAX_DRAW, what)
@@ -324,7 +338,8 @@ def _words(
     parts.append(f"{about}{count(n)} {words.one if n == 1 else words.many}")
     if label is not None:
         of = sum(said.votes.values())
-        parts.append(f"{label.name} ({said.votes[label.id]} of {of} experts)")
+        experts = "expert" if of == 1 else "experts"
+        parts.append(f"{label.name} ({said.votes[label.id]} of {of} {experts})")
     elif said.disputed:
         parts.append("experts disagree")
     else:

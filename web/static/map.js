@@ -4,6 +4,7 @@
 
 (() => {
   const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  const CALM = 400; // milliseconds after the last label before the words are asked for
   const grid = document.querySelector("#cells");
 
   // On the page of one cell the arrows lead to the cells beside it.
@@ -104,17 +105,14 @@
   // A closer look at the cell under the pointer or with the focus.
   const about = document.querySelector("#about");
   const close = document.querySelector("#close");
+  let looking = null;
   function look(cell) {
     const [row, column] = place(cell);
     close.setAttribute("viewBox", `${column} ${row} 1 1`);
     close.classList.add("alive");
     about.className = "";
-    about.textContent = words(cell);
-  }
-  function words(cell) {
-    const said = cell.dataset.label;
-    const text = cell.querySelector("title").textContent;
-    return said && !text.includes(said) ? `${text.replace("no label · ", "").replace(" · no label", "")} · ${said}` : text;
+    about.textContent = cell.querySelector("title").textContent;
+    looking = cell;
   }
   grid.addEventListener("focusin", (event) => {
     const cell = event.target.closest('[role="gridcell"]');
@@ -128,4 +126,26 @@
   grid.addEventListener("pointerleave", () => {
     if (grid.contains(document.activeElement)) look(here);
   });
+
+  // What was saved changes the words of the cells and the legend; colours are for labels.js.
+  let timer;
+  addEventListener("labels-saved", () => {
+    clearTimeout(timer);
+    timer = setTimeout(renew, CALM);
+  });
+  async function renew() {
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (!answer.ok) return;
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const titles = fresh.querySelectorAll("#cells title");
+      cells.forEach((cell, k) => {
+        cell.querySelector("title").textContent = titles[k].textContent;
+      });
+      document.querySelector(".legend").replaceWith(fresh.querySelector(".legend"));
+      if (looking) look(looking);
+    } catch {
+      // The words are those of a moment ago; what was saved stands in the label bar.
+    }
+  }
 })();
