@@ -126,7 +126,10 @@ def _shown(subject: Subject) -> Shown:
     """Return what the queue shows of a subject."""
     if subject.kind == "exposure":
         number = subject.numbers[0]
-        card = exposure_cards.cards(exposure_queries.some(session(), None, [number]), None)[number]
+        shown = next(iter(maps.versions(session(), "exposure_map")), None)
+        card = exposure_cards.cards(exposure_queries.some(session(), shown, [number]), shown)[
+            number
+        ]
         return Shown(subject, card.exposure.name, f"/exposures/{number}", card=card)
     if subject.kind == "source":
         number = subject.numbers[0]
@@ -136,11 +139,11 @@ def _shown(subject: Subject) -> Shown:
         href, missing = f"/sources/{number}", cutouts.missing(row)
         return Shown(subject, source["survey_id"], href, addresses=addresses, missing=missing)
     version_id, *place = subject.numbers
-    shown = next(one for one in maps.versions(session()) if one.version.id == version_id)
+    own = next(one for one in maps.versions(session()) if one.version.id == version_id)
     where = (place[0], place[1])
-    title = f"Row {place[0]}, column {place[1]} of {shown.version.annotator} {shown.version.name}"
-    href = address(shown, where)
-    return Shown(subject, title, href, prototypes=picture(shown), place=where)
+    title = f"Row {place[0]}, column {place[1]} of {own.version.annotator} {own.version.name}"
+    href = address(own, where)
+    return Shown(subject, title, href, prototypes=picture(own), place=where)
 
 
 def _mixed(shown: Map) -> list[Mixed]:
