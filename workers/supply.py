@@ -18,7 +18,7 @@ from db import jobs, model_versions, uploads
 from db.tables import CutoutSet, ModelVersion
 from workers.annotators.base import Annotator, Inputs
 
-EXPOSURE = "exposure"  # origin of the sets with what was detected on exposures
+EXPOSURE = "exposure"  # `db.exposures.ORIGIN`, which cannot be imported without astropy
 
 
 @dataclass(frozen=True)

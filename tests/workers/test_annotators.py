@@ -1,5 +1,6 @@
 """What every annotator keeps to; runs for each of ANNOTATORS, with the shipped weights."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from db.annotations import NO_PIXELS, result_columns
 from db.cutouts import CutoutFlag
+from db.histograms import Histograms
 from db.tables import ModelVersion
 from models import registry
 from models.registry import Card
@@ -19,6 +21,9 @@ from workers.annotators.cutouts import PictureFlag
 from workers.annotators.shreds import PIXEL_SCALE, SIZE, Shreds
 
 EVERY = [*ANNOTATORS, FakeAnnotator]
+CELLS = 625  # of the shipped map of sources
+RARE = ("FAR", "NOVEL")  # flags of what is unlike anything, as random numbers may well be
+Batch = CutoutBatch | Histograms
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +43,46 @@ def _load(annotator: type[Annotator], card: Card) -> Annotator:
 def make_batch(annotator: type[Annotator], n: int = 5, **values: object) -> CutoutBatch:
     """Random readable cutouts as the annotator likes them best."""
     inputs = annotator.inputs
-    shape = (n, inputs.size, inputs.size, len(inputs.bands))
+    bands = inputs.bands or ("r",)
+    shape = (n, inputs.size, inputs.size, len(bands))
     images = np.random.default_rng(3).integers(1, 250, shape, np.uint8)
     defaults = {
         "source_ids": np.arange(n) + 100,
         "pixels": images,
         "readable": np.ones(n, bool),
         "cutout_flags": np.zeros(n, np.int32),
-        "bands": inputs.bands,
-        "pixel_scale": inputs.pixel_scale,
+        "bands": bands,
+        "pixel_scale": inputs.pixel_scale or 0.184,
         "unit": inputs.units[0],
     }
     return CutoutBatch(**(defaults | values))
 
 
-def chosen(batch: CutoutBatch, rows: NDArray) -> CutoutBatch:
-    per_row = ("source_ids", "pixels", "readable", "cutout_flags")
+def make_exposures(n: int = 5) -> Histograms:
+    """Random histograms of exposures."""
+    counts = np.random.default_rng(3).integers(0, 5, (n, CELLS)).astype(np.float32)
+    return Histograms(np.arange(n) + 100, counts, counts.sum(axis=1).astype(int), np.ones(n))
+
+
+def make(annotator: type[Annotator], n: int = 5) -> Batch:
+    """What the annotator can judge without a doubt."""
+    return make_exposures(n) if annotator.subject == "exposure" else make_batch(annotator, n)
+
+
+def chosen(batch: Batch, rows: NDArray) -> Batch:
+    per_row = [name for name, value in vars(batch).items() if isinstance(value, np.ndarray)]
     return replace(batch, **{name: getattr(batch, name)[rows] for name in per_row})
+
+
+def without(batch: Batch, missing: NDArray) -> Batch:
+    """The same batch without an image, or without a counted source, of some rows."""
+    there = ~missing
+    if isinstance(batch, Histograms):
+        counts = batch.counts * there[:, None]
+        return replace(batch, counts=counts, n_counted=batch.n_counted * there)
+    flags = np.where(missing, int(CutoutFlag.NO_IMAGE), 0).astype(np.int32)
+    pixels = batch.pixels * there[:, None, None, None]
+    return replace(batch, pixels=pixels, readable=there, cutout_flags=flags)
 
 
 @pytest.mark.parametrize("annotator", EVERY)
@@ -80,9 +108,23 @@ def test_every_flag_is_one_bit_and_says_what_it_means(annotator: type[Annotator]
         assert isinstance(flag, DataFlag)
         assert int(flag).bit_count() == 1
         assert flag.note
-    shared = {flag.name: flag.value for flag in flags if flag & NO_PIXELS}
-    assert shared.items() <= CutoutFlag.__members__.items()
+    if annotator.subject == "source":
+        shared = {flag.name: flag.value for flag in flags if flag & NO_PIXELS}
+        assert shared.items() <= CutoutFlag.__members__.items()
     assert annotator.description()["flags"] == {str(int(flag)): flag.note for flag in flags}
+
+
+@pytest.mark.parametrize("annotator", EVERY)
+def test_a_map_says_what_its_cells_are(
+    annotator: type[Annotator], loaded: dict[str, Annotator]
+) -> None:
+    found = loaded[annotator.name].prototypes()
+
+    assert (found is not None) == ("cell_row" in result_columns(annotator.table))
+    for values in found or ():
+        assert values.ndim == 3
+        assert np.isfinite(values).all()
+        assert values.shape[:2] == found[0].shape[:2]
 
 
 @pytest.mark.parametrize("annotator", EVERY)
@@ -97,7 +139,7 @@ def test_names_are_unique_words(annotator: type[Annotator]) -> None:
 def test_rows_come_back_in_the_length_and_order_of_the_batch(
     annotator: type[Annotator], loaded: dict[str, Annotator]
 ) -> None:
-    batch = make_batch(annotator)
+    batch = make(annotator)
     order = np.array([3, 0, 4, 1, 2])
 
     straight = loaded[annotator.name].annotate(batch)
@@ -114,7 +156,7 @@ def test_rows_come_back_in_the_length_and_order_of_the_batch(
 def test_the_same_batch_gives_the_same_values(
     annotator: type[Annotator], loaded: dict[str, Annotator]
 ) -> None:
-    batch = make_batch(annotator)
+    batch = make(annotator)
 
     first, second = (loaded[annotator.name].annotate(batch) for _ in range(2))
 
@@ -126,31 +168,26 @@ def test_the_same_batch_gives_the_same_values(
 def test_the_batch_is_left_as_it_was(
     annotator: type[Annotator], loaded: dict[str, Annotator]
 ) -> None:
-    batch = make_batch(annotator)
-    before = batch.pixels.copy()
+    batch = make(annotator)
+    before = deepcopy(batch)
 
     loaded[annotator.name].annotate(batch)
 
-    np.testing.assert_array_equal(batch.pixels, before)
+    for name, value in vars(before).items():
+        np.testing.assert_array_equal(getattr(batch, name), value)
 
 
 @pytest.mark.parametrize("annotator", EVERY)
-def test_a_missing_image_is_flagged_and_its_neighbours_are_not(
+def test_what_has_nothing_to_look_at_is_flagged_and_its_neighbours_are_not(
     annotator: type[Annotator], loaded: dict[str, Annotator]
 ) -> None:
     n = 3
     missing = np.array([False, True, False])
-    batch = make_batch(annotator, n)
-    batch.pixels[missing] = 0
-    batch = replace(
-        batch,
-        readable=~missing,
-        cutout_flags=np.where(missing, int(CutoutFlag.NO_IMAGE), 0).astype(np.int32),
-    )
+    rare = sum(int(flag) for flag in annotator.flags if flag.name in RARE)
 
-    columns = loaded[annotator.name].annotate(batch)
+    columns = loaded[annotator.name].annotate(without(make(annotator, n), missing))
 
-    assert ((columns["flags"] != 0) == missing).all()
+    assert ((columns["flags"] & ~rare != 0) == missing).all()
     for output in annotator.outputs:
         values = columns[output.column].reshape(n, -1)
         assert (np.isnan(values) == missing[:, None]).all()
@@ -160,7 +197,7 @@ def test_a_missing_image_is_flagged_and_its_neighbours_are_not(
 def test_an_empty_batch_gives_empty_columns(
     annotator: type[Annotator], loaded: dict[str, Annotator]
 ) -> None:
-    columns = loaded[annotator.name].annotate(make_batch(annotator, 0))
+    columns = loaded[annotator.name].annotate(make(annotator, 0))
 
     assert all(len(values) == 0 for values in columns.values())
 

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from db import jobs
+from db import exposures, jobs
 from db.tables import Job
 from tests.builders import (
     make_catalog,
@@ -17,7 +17,9 @@ from tests.builders import (
 )
 from tests.workers.fake import FakeAnnotator, OtherAnnotator
 from workers import supply
+from workers.annotators.exposure_map import ExposureMap
 from workers.annotators.shreds import Shreds
+from workers.annotators.source_map import SourceMap
 
 
 @dataclass
@@ -109,6 +111,55 @@ def test_uploaded_images_that_do_not_suit_an_annotator_are_no_failures(session: 
 
     assert found.set_ids == []
     assert found.refused == {}
+
+
+def test_what_was_detected_on_exposures_is_for_the_maps_alone(session: Session) -> None:
+    catalog = make_catalog(session)
+    detected = make_cutout_set(
+        session, catalog, size=32, bands=["r"], unit="adu", dtype="uint16", origin="exposure"
+    )
+    pictures = make_cutout_set(session, catalog, size=8)
+    sets = supply.cutout_sets(session)
+    supplies = {
+        annotator.name: supply.supply(
+            make_model_version(session, annotator=annotator.name), annotator, sets
+        )
+        for annotator in (FakeAnnotator, SourceMap, ExposureMap)
+    }
+
+    assert {name: each.set_ids for name, each in supplies.items()} == {
+        "fake": [pictures.id],
+        "source_map": [detected.id],
+        "exposure_map": [detected.id],
+    }
+    assert not any([*each.refused, *each.unused] for each in supplies.values())
+    assert supply.EXPOSURE == exposures.ORIGIN
+
+
+@pytest.mark.parametrize(
+    ("cutouts", "reason"),
+    [
+        (Cutouts(("u",), 32, 0.184, "uint16", "adu"), None),
+        (Cutouts(("z",), 48, 2.5, "float32", "adu"), None),
+        (Cutouts(("g", "r"), 32, 0.184, "uint16", "adu"), "one band is needed, not 2: g, r"),
+        (
+            Cutouts(("r",), 24, 0.5, "uint16", "adu"),
+            "the field is 12.0 arcsec wide, 16.0 are needed",
+        ),
+        (Cutouts(("r",), 32, 0.5, "float32", "nJy"), "the unit is nJy, not adu"),
+    ],
+)
+def test_the_map_of_sources_takes_one_band_on_any_scale(
+    cutouts: Cutouts, reason: str | None
+) -> None:
+    assert SourceMap.inputs.mismatch(cutouts) == reason
+
+
+def test_of_sets_on_any_scale_the_one_without_a_missing_border_fits_best() -> None:
+    smaller = Cutouts(("r",), 30, 0.2, "uint16", "adu")
+    whole = Cutouts(("r",), 32, 0.7, "uint16", "adu")
+
+    assert sorted([smaller, whole], key=SourceMap.inputs.misfit) == [whole, smaller]
 
 
 def test_an_annotator_waits_for_those_it_comes_after(session: Session) -> None:
