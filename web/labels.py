@@ -188,7 +188,10 @@ def _fields() -> Fields:
 
 
 def _json() -> Mapping[str, Any]:
-    given = request.get_json(silent=True)
+    try:
+        given = request.get_json(silent=True)
+    except RecursionError:
+        given = None
     if not isinstance(given, dict):
         raise NotStored("Expected a JSON object with request, subjects and action.")
     return given
