@@ -34,14 +34,6 @@ from db.tables import (
 Flagged = Literal["any", "clean", "flagged", "novel", "unplaced"]
 NOVEL = 4  # bit of exposure_cell.flags
 SORTS = ("catalog", "mjd", "-mjd", "-error")
-label_propagated = sa.table(
-    "label_propagated",
-    *(
-        sa.column(name, sa.BigInteger())
-        for name in ("exposure_id", "model_version_id", "label_class_id")
-    ),
-    *(sa.column(name) for name in ("n_votes", "n_experts", "n_direct", "n_agree", "confidence")),
-)
 
 
 @dataclass(frozen=True)
@@ -198,15 +190,6 @@ def nearest(session: Session, exposure_id: int, version_id: int, n: int) -> Sequ
         .limit(n)
     )
     return session.execute(statement).all()
-
-
-def propagated(session: Session, version_id: int, exposure_ids: Sequence[int]) -> dict[int, Row]:
-    """Return the label that some exposures have from their cell, with what it rests on."""
-    view = label_propagated.c
-    statement = select(label_propagated).where(
-        view.model_version_id == version_id, view.exposure_id.in_(exposure_ids)
-    )
-    return {row.exposure_id: row for row in session.execute(statement)}
 
 
 def source_page(

@@ -103,6 +103,14 @@ class Said:
         """Members whose own label is that of the cell."""
         return self.direct.get(self.label, 0) if self.label is not None else 0
 
+    @property
+    def confidence(self) -> float:
+        """How far the label can be trusted for members without one, 0 to 1 (`label_propagated`)."""
+        if self.label is None:
+            return 0.0
+        agreed = self.votes[self.label] / sum(self.votes.values())
+        return agreed * (self.n_agree + 1) / (self.n_direct + 1)
+
 
 NOTHING = Said()
 

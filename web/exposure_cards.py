@@ -11,7 +11,7 @@ from sqlalchemy import Row
 
 from db import exposure_queries, labels, maps
 from db.labels import Subject
-from db.maps import Map
+from db.maps import NOTHING, Map, Place, Said
 from db.tables import Exposure, ExposureCell, LabelClass
 from web.accounts import current
 from web.database import session
@@ -42,29 +42,35 @@ def cards(rows: Sequence[Row], shown: Map | None) -> dict[int, Card]:
     """Return the cards of rows of `exposure_queries.listed`, by number of the exposure."""
     ids = [row.Exposure.id for row in rows]
     reader = current()
-    blind = reader is not None and reader.blind
     direct = labels.shown(session(), [Subject("exposure", (one,)) for one in ids], reader)
-    carried = {}
-    if shown is not None and not blind:
-        carried = exposure_queries.propagated(session(), shown.version.id, ids)
-    classes = maps.label_classes(session()) if carried else {}
+    blind = reader is not None and reader.blind
+    said = {} if shown is None or blind else maps.said(session(), shown)
+    classes = maps.label_classes(session()) if said else {}
     counted = source_map(shown)
     have = exposure_queries.with_histogram(session(), ids, counted) if counted else set()
-    return {
-        row.Exposure.id: Card(
-            row.Exposure,
+    found = {}
+    for row in rows:
+        one, carried = row.Exposure, _carried(row.ExposureCell, said)
+        found[one.id] = Card(
+            one,
             row.catalog,
             row.ExposureCell,
-            preview(row.Exposure),
-            density(row.Exposure, counted) if counted and row.Exposure.id in have else None,
-            direct.get(f"exposure:{row.Exposure.id}"),
-            classes[carried[row.Exposure.id].label_class_id]
-            if row.Exposure.id in carried
-            else None,
-            carried[row.Exposure.id].confidence if row.Exposure.id in carried else 0.0,
+            preview(one),
+            density(one, counted) if counted and one.id in have else None,
+            direct.get(f"exposure:{one.id}"),
+            None if carried.label is None else classes[carried.label],
+            carried.confidence,
         )
-        for row in rows
-    }
+    return found
+
+
+def _carried(cell: ExposureCell | None, said: dict[Place, Said]) -> Said:
+    """Return what is said of the cell of an exposure that belongs there."""
+    if cell is None or cell.cell_row is None or cell.cell_column is None:
+        return NOTHING
+    if cell.flags & exposure_queries.NOVEL:
+        return NOTHING
+    return said.get((cell.cell_row, cell.cell_column), NOTHING)
 
 
 def source_map(shown: Map | None) -> Map | None:

@@ -245,18 +245,36 @@ def test_a_blind_expert_sees_nothing_of_others(session: Session, run: Run, shown
     assert page.rows == []
 
 
-def test_a_cells_label_is_carried_to_its_members_but_not_to_novel_ones(
+def test_confidence_is_that_of_the_view(session: Session, run: Run, shown: Map) -> None:
+    good, bad = (make_label_class(session) for _ in range(2))
+    experts = [make_expert(session) for _ in range(3)]
+    cell = {"model_version_id": run.model_version_id, "cell_row": 0, "cell_column": 1}
+    for expert, label in zip(experts, (good, good, bad), strict=True):
+        make_label(session, expert, label, **cell)
+    member, novel = put(session, run, (0, 1)), put(session, run, (0, 1), flags=4)
+    for label in (good, bad):
+        make_label(session, experts[0], label, exposure_id=put(session, run, (0, 1)).id)
+    of_both = [member.id, novel.id]
+
+    view = session.execute(
+        text("SELECT * FROM label_propagated WHERE exposure_id = ANY (:ids)"), {"ids": of_both}
+    ).all()
+
+    said = maps.said(session, shown)[0, 1]
+    assert [(row.exposure_id, row.label_class_id) for row in view] == [(member.id, said.label)]
+    assert said.confidence == pytest.approx(view[0].confidence)
+    assert said.confidence == pytest.approx(2 / 3 * 2 / 3)
+
+
+def test_a_cells_label_finds_its_members_but_not_novel_ones(
     session: Session, run: Run, shown: Map
 ) -> None:
     good = make_label_class(session)
     cell = {"model_version_id": run.model_version_id, "cell_row": 0, "cell_column": 1}
     make_label(session, make_expert(session), good, **cell)
-    member, novel = put(session, run, (0, 1)), put(session, run, (0, 1), flags=4)
+    member = put(session, run, (0, 1))
+    put(session, run, (0, 1), flags=4)
 
-    found = exposure_queries.propagated(session, run.model_version_id, [member.id, novel.id])
-
-    assert {key: row.label_class_id for key, row in found.items()} == {member.id: good.id}
-    assert found[member.id].confidence == 1
     assert listed(session, shown, propagated=good.id) == [member.id]
 
 
