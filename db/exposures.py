@@ -422,7 +422,8 @@ def _add_sources(
         "x": sample.x.tolist(),
         "y": sample.y.tolist(),
     }
-    ids: dict[str, int] = dict(connection.execute(ADD_SOURCES, values).tuples().all())
+    added = connection.execute(ADD_SOURCES, values).all()
+    ids: dict[str, int] = {row.survey_id: row.id for row in added}
     return [ids[survey_id] for survey_id in names]
 
 
