@@ -100,15 +100,18 @@ def _worker(worker: Worker, state: str) -> tuple[int, str, int, str, str, str]:
 
 def _failure(row: Any) -> tuple[str, str, str, str]:
     job, version = row.Job, row.ModelVersion
-    where = f"{row.cutout_set} block {row.number}: {job.first} to {job.last}"
+    is_exposure = version.card.get("subject") == "exposure"
+    which = "an exposure" if is_exposure else f"{job.first} to {job.last}"
+    where = f"{row.cutout_set} block {row.number}: {which}"
     return version.annotator, version.name, where, (job.error or "").rpartition("\n")[2]
 
 
 def _progress_row(one: Progress) -> tuple[str, ...]:
-    counts = (one.n_done, one.n_doing, one.n_failed, one.n_total)
+    counts = (one.n_done, one.n_doing, one.n_failed)
+    whole = f"{one.n_total:,} {one.subject}s"
     rate = f"{one.rate:.3g}/s" if one.rate and one.n_left else ""
     left = _duration(one.seconds_left) if one.seconds_left else ""
-    return one.annotator, one.version, *(f"{n:,}" for n in counts), rate, left
+    return one.annotator, one.version, *(f"{n:,}" for n in counts), whole, rate, left
 
 
 def _duration(seconds: float) -> str:

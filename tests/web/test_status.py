@@ -4,8 +4,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from db.tables import CatalogFile
-from tests.builders import make_catalog
+from db.tables import CatalogFile, Job
+from tests.builders import make_catalog, make_exposure, make_model_version
 from tests.web.conftest import Site
 from web import create_app
 
@@ -23,6 +23,27 @@ def test_status_shows_progress_and_failures_with_their_errors(client: FlaskClien
     assert "30 of 31 sources" in page
     assert "1 failed" in page
     assert "bad &lt;pixels&gt;" in page
+
+
+def test_status_counts_exposures_as_exposures(engine: Engine) -> None:
+    card = {"subject": "exposure", "summary": "A map."}
+    with Session(engine) as session, session.begin():
+        version = make_model_version(session, annotator="exposure_map", state="current", card=card)
+        exposures = [make_exposure(session, 2) for _ in range(2)]
+        for exposure, state in zip(exposures, ("done", "failed"), strict=True):
+            job = {"model_version_id": version.id, "block_id": exposure.block_id, "state": state}
+            session.add(Job(**job, first=0, last=0, attempt=1, error="bad"))
+        name = version.name
+    client = create_app(engine).test_client()
+
+    page = client.get("/status").text
+
+    assert "1 of 2 exposures" in page
+    assert re.search(r"block \d+, an exposure</summary>", page)
+    assert (
+        f'href="/maps/exposure_map?version={name}"'
+        in client.get(f"/models/exposure_map/{name}").text
+    )
 
 
 def test_status_shows_workers_with_their_device_and_why_no_gpu(client: FlaskClient) -> None:

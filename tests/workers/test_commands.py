@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 
 from cli import main
 from db import cutouts, home
-from db.tables import Job, Shred
+from db.tables import Catalog, Job, Shred
 from tests.builders import make_catalog, make_cutout_set, make_model_version, make_sources
 from tests.workers import fake
-from tests.workers.field import make_field, rows_per_source
+from tests.workers.field import make_exposures, make_field, rows_per_source
 from workers import commands
 from workers.annotators import ANNOTATORS
 from workers.device import Device
@@ -179,6 +179,31 @@ def test_status_shows_progress_workers_and_failures(
     assert found["workers"][0][-3:] == ["left", "cpu", "no GPU here"]
     for heading in ("Catalogs", "Progress", "Workers", "Failures"):
         assert heading in result.output
+
+
+def test_annotate_and_status_speak_of_exposures(
+    engine: Engine, skygloss: Skygloss, only_fake: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "ANNOTATORS", (fake.FakeAnnotator, *fake.MAPS))
+    make_field(engine, [[fake.PLAIN]])
+    make_exposures(engine, [[0, 1, 2], [3]])
+    [name] = [c.name for c in all_catalogs(engine) if c.survey == "exposure"]
+
+    result = skygloss("annotate", name)
+    rest = skygloss("annotate")
+
+    assert result.exit_code == 0, result.output
+    assert "6 annotations written" in result.output
+    assert "exposure_map mean.v1: 2 of 2 exposures done" in result.output
+    assert "source_map mean.v1: 4 of 4 sources done" in result.output
+    assert "fake" not in result.output
+    assert "fake mean.v1: 1 of 1 sources done" in rest.output
+    assert "2 exposures" in skygloss("status").output
+
+
+def all_catalogs(engine: Engine) -> list[Catalog]:
+    with Session(engine) as session:
+        return list(session.scalars(sa.select(Catalog)))
 
 
 def test_models_are_listed_and_promoted(engine: Engine, skygloss: Skygloss) -> None:
