@@ -32,6 +32,7 @@ from scipy.spatial import cKDTree
 
 from db.detection import MIN_AREA, THRESHOLD, detect
 from models.camera import FAULTS, FULL_SIZE, observe, read_out
+from models.camera_light import need_galsim
 
 PROGRAMS = ("source-extractor", "sex")
 FILTER = "CONV NORM\n1 2 1\n2 4 2\n1 2 1\n"
@@ -186,6 +187,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="ingest a whole exposure, too")
     options = parser.parse_args()
+    try:
+        need_galsim()
+    except ModuleNotFoundError as error:
+        print(error)
+        return
     memory = Path("/dev/shm")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:

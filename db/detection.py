@@ -21,7 +21,7 @@ MESH = 64  # pixel; side of a tile of the background mesh
 TILE = 16  # pixel; no tile of living pixels this large is constant
 MOST_DEAD = 0.95  # of the pixels without signal: then there is none
 SOME_DEAD = 0.01  # of the pixels: more than the hearts of saturated stars
-BRIGHT = 10.0  # times the threshold: outlines of brighter sources are not cut off by it
+BRIGHT = 10.0  # times the threshold: shapes of brighter sources are worth something
 QUIETEST = 0.1  # of the median noise: a tile that is quieter is not believed
 KERNEL_VARIANCE = 0.5  # pixel^2, of the smoothing along either axis
 FWHM_OF_SIGMA = 2.3548
@@ -242,12 +242,18 @@ def _extract(
 
 
 def _shape(found: NDArray[Any]) -> tuple[float | None, float | None]:
-    """Median full width at half maximum [pixel] and ellipticity of the bright sources."""
+    """Median full width at half maximum [pixel] and ellipticity of the bright sources.
+
+    Moments are taken within the outline at the threshold. Of a Gaussian whose peak is 1 / u times
+    as high, they are (1 - u (1 + ln 1/u)) / (1 - u) of what they would be without a threshold.
+    """
     if not len(found):
         return None, None
     bright = found[(found["cpeak"] > BRIGHT * found["thresh"]) & (found["flag"] == 0)]
     chosen = bright if len(bright) >= 5 else found
-    major, minor = (np.maximum(chosen[axis] ** 2 - KERNEL_VARIANCE, 0.01) for axis in "ab")
+    u = np.clip(chosen["thresh"] / chosen["cpeak"], 1e-6, 0.9)
+    seen = (1 - u * (1 - np.log(u))) / (1 - u)
+    major, minor = (np.maximum(chosen[axis] ** 2 / seen - KERNEL_VARIANCE, 0.01) for axis in "ab")
     fwhm = FWHM_OF_SIGMA * np.sqrt((major + minor) / 2)
     return float(np.median(fwhm)), float(np.median(1 - np.sqrt(minor / major)))
 
