@@ -25,9 +25,10 @@ SHARED = ("db.sky", "zarr", "PIL.Image")  # before the fork, so that no page wai
 def serve(host: str, port: int, workers: int, debug: bool) -> None:
     """Serve the pages.
 
-    There are no accounts yet: whoever can reach the address can read everything, upload images to
-    search with, and save and delete selections. Put a reverse proxy with a password in front to
-    serve them beyond your own machine.
+    Whoever can reach the address can read everything and upload images to search with; labels need
+    an account (`skygloss users add`), and once there is one, saving and deleting selections needs
+    one too. Beyond your own machine, put a reverse proxy with HTTPS in front, and a password if not
+    everybody may read.
     """
     _check_database()
     _check_port(host, port)

@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
@@ -20,21 +19,10 @@ from db import layouts, model_versions, selections
 from db.tables import Representation, Upload
 from tests.builders import make_projection
 from tests.survey import N
+from tests.web.chromium import NEEDS_CHROMIUM, chromium, press
 from tests.web.conftest import Site
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +38,8 @@ def address(site: Site) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -71,12 +57,6 @@ def page(
     page.screenshot(path=tmp_path / f"{request.node.originalname}.png")
     context.close()
     assert errors == []
-
-
-def press(page: Page, key: str) -> None:
-    """Press a key once the page listens: the script is deferred."""
-    page.wait_for_load_state("load")
-    page.keyboard.press(key)
 
 
 def background(page: Page) -> str:

@@ -31,7 +31,8 @@ def server(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str],
 def test_the_help_says_what_whoever_reaches_the_pages_may_do() -> None:
     words = " ".join(CliRunner().invoke(serve, ["--help"]).output.split())
 
-    assert "upload images to search with, and save and delete selections" in words
+    assert "can read everything and upload images to search with" in words
+    assert "labels need an account (`skygloss users add`)" in words
 
 
 def test_serve_prints_its_address_when_it_is_ready_and_stops_in_good_order(

@@ -1,0 +1,302 @@
+"""Experts label on the map in a real browser, and lose nothing when the server goes away."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from sqlalchemy import Engine, text
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from tests.web.chromium import NEEDS_CHROMIUM, chromium, press
+from tests.web.team import PASSWORD, Team, gather
+
+pytestmark = NEEDS_CHROMIUM
+MAP = "/maps/exposure_map"
+
+
+class Server:
+    """The application on a port of its own; it can go away and come back."""
+
+    def __init__(self, team: Team) -> None:
+        self.team = team
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.running: tuple[BaseWSGIServer, threading.Thread] | None = None
+
+    def start(self) -> None:
+        server = make_server("127.0.0.1", self.port, self.team.app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        self.running = server, thread
+
+    def stop(self) -> None:
+        if self.running:
+            server, thread = self.running
+            server.shutdown()
+            thread.join()
+            server.server_close()
+            self.running = None
+
+
+@dataclass
+class Desk:
+    """The server, its team, and browsers in which experts sign in."""
+
+    server: Server
+    browser: Browser
+    contexts: dict[str, BrowserContext]
+    errors: list[str]
+
+    @property
+    def team(self) -> Team:
+        return self.server.team
+
+    def sign_in(self, name: str, path: str = "/") -> Page:
+        """Open a browser of somebody's, sign in by keyboard, and go to a page."""
+        self.contexts[name] = self.browser.new_context(
+            base_url=f"http://127.0.0.1:{self.server.port}", viewport={"width": 1200, "height": 800}
+        )
+        page = self.contexts[name].new_page()
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(f"/sign-in?next={path}")
+        fill_in(page, name)
+        return page
+
+    def said(self) -> list[tuple[str, str, str | None]]:
+        """Every label in the database: who, what was done, the class."""
+        statement = (
+            "SELECT expert.name, action, label_class.name FROM label"
+            " JOIN expert ON expert.id = expert_id"
+            " LEFT JOIN label_class ON label_class.id = label_class_id ORDER BY label.id"
+        )
+        with self.team.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(statement))]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def desk(engine: Engine, browser: Browser) -> Iterator[Desk]:
+    server = Server(gather(engine))
+    server.start()
+    desk = Desk(server, browser, {}, [])
+    yield desk
+    for context in desk.contexts.values():
+        context.close()
+    server.stop()
+    assert desk.errors == []
+
+
+def fill_in(page: Page, name: str) -> None:
+    page.locator("[name=name]").fill(name)
+    page.locator("[name=password]").fill(PASSWORD)
+    press(page, "Enter")
+    page.wait_for_url(lambda url: "/sign-in" not in url)
+
+
+def state(page: Page, words: str) -> None:
+    """Wait until the bar says so."""
+    expect(page.locator(".label-state")).to_contain_text(words)
+
+
+@contextmanager
+def unreachable(page: Page) -> Iterator[None]:
+    """Let no label of a page reach the server for a while."""
+    page.route("**/labels", lambda route: route.abort())
+    yield
+    page.unroute("**/labels")
+
+
+def test_an_expert_labels_a_cell_and_takes_it_back_with_the_keyboard_alone(desk: Desk) -> None:
+    page = desk.sign_in("ada", MAP)
+    cell = page.locator("[role=gridcell]").nth(1)
+    page.locator("[role=gridcell] a").first.focus()
+    press(page, "ArrowRight")
+    press(page, "1")
+    state(page, "Saved: Good for cell (0, 1)")
+    expect(cell).to_have_class("cell labelled label-0")
+
+    press(page, "Enter")
+    expect(page.locator("h1")).to_contain_text("Row 0, column 1")
+    expect(page.locator(".label-said")).to_contain_text("Good say 1 of 1")
+    press(page, "2")
+    expect(page.locator(".label-said")).to_contain_text("Bad seeing say 1 of 1")
+    press(page, "z")
+    expect(page.locator(".label-said")).to_contain_text("Good say 1 of 1")
+    press(page, "z")
+    expect(page.locator(".label-said")).to_contain_text("Nobody has labelled it.")
+
+    assert [action for _, action, _ in desk.said()] == ["label", "label", "undo", "undo"]
+    press(page, "z")
+    state(page, "Nothing is left to take back")
+
+
+def test_several_cells_are_labelled_at_once_and_their_exposures_show_it_apart(desk: Desk) -> None:
+    page = desk.sign_in("ada", MAP)
+    page.locator("[role=gridcell] a").first.focus()
+    press(page, "Shift+ArrowRight")
+    press(page, "Shift+ArrowDown")
+    expect(page.locator(".label-target")).to_have_text("For 4 selected")
+
+    press(page, "2")
+
+    state(page, "Saved: Bad seeing for 4 selected")
+    expect(page.locator(".cell.label-1")).to_have_count(4)
+    expect(page.locator("[data-key='2'] .tally")).to_have_text("4")
+    page.goto(f"/exposures/{desk.team.exposures[2]}")
+    expect(page.locator(".label-bar .from-cell")).to_contain_text("Bad seeing from its cell (0, 1)")
+    expect(page.locator(".label-bar .label-said")).to_contain_text("Nobody has labelled it.")
+    page.goto(MAP)
+    press(page, "z")
+    state(page, "Saved: undo")
+    expect(page.locator(".cell.label-1")).to_have_count(0)
+
+
+def test_a_comment_ends_with_enter_and_gives_no_label(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"/exposures/{desk.team.exposures[0]}")
+    press(page, "c")
+    expect(page.locator("#label-comment")).to_be_focused()
+    page.keyboard.type("12 xz: a satellite?")
+
+    press(page, "Enter")
+
+    expect(page.locator(".remarks")).to_contain_text("12 xz: a satellite?")
+    assert desk.said() == [("ada", "comment", None)]
+
+
+def test_two_experts_disagree_and_the_queue_shows_it(desk: Desk) -> None:
+    for name, key in (("ada", "1"), ("bob", "2")):
+        page = desk.sign_in(name, f"{MAP}/0/0")
+        press(page, key)
+        state(page, "Saved")
+
+    expect(page.locator(".label-said")).to_contain_text("Disagreement")
+    page.goto("/labels/disagreements")
+
+    expect(page.locator("main")).to_contain_text("Good")
+    expect(page.locator("main")).to_contain_text("Bad seeing")
+    expect(page.locator("main")).to_contain_text("ada")
+
+
+def test_a_reload_loses_nothing(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    with unreachable(page):
+        press(page, "1")
+        state(page, "Not saved yet")
+        expect(page.locator("#unsent")).to_have_text("1 not saved yet")
+    assert desk.said() == []
+
+    page.reload()
+
+    expect(page.locator(".label-said")).to_contain_text("Good say 1 of 1")
+    expect(page.locator("#unsent")).to_be_hidden()
+    assert desk.said() == [("ada", "label", "Good")]
+
+
+def test_what_was_said_while_the_server_was_gone_arrives_later_once_and_in_order(
+    desk: Desk,
+) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    press(page, "2")
+    state(page, "Saved: Bad seeing")
+    desk.server.stop()
+    for key in ("1", "z", "1"):
+        press(page, key)
+    state(page, "Not saved yet")
+    expect(page.locator("#unsent")).to_have_text("3 not saved yet")
+
+    desk.server.start()
+
+    expect(page.locator("#unsent")).to_be_hidden(timeout=20_000)
+    expect(page.locator(".label-said")).to_contain_text("Good say 1 of 1")
+    assert desk.said() == [
+        ("ada", "label", "Bad seeing"),
+        ("ada", "label", "Good"),
+        ("ada", "undo", None),
+        ("ada", "label", "Good"),
+    ]
+
+
+def test_a_label_whose_answer_was_lost_is_stored_once(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    lost: list[int] = []
+
+    def lose_the_first_answer(route: Route) -> None:
+        if lost:
+            route.continue_()
+        else:
+            lost.append(route.fetch().status)
+            route.abort()
+
+    page.route("**/labels", lose_the_first_answer)
+    press(page, "1")
+    state(page, "Not saved yet")
+
+    expect(page.locator("#unsent")).to_be_hidden(timeout=20_000)
+    assert lost == [201]
+    assert desk.said() == [("ada", "label", "Good")]
+
+
+def test_what_was_said_after_the_session_ended_is_kept_until_signing_in_again(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    desk.team.change("UPDATE token SET expires_at = now()")
+    press(page, "1")
+    state(page, "Not saved yet: You need to sign in")
+    page.get_by_role("link", name="Sign in, and it is sent.").click()
+
+    fill_in(page, "ada")
+
+    expect(page.locator(".label-said")).to_contain_text("Good say 1 of 1")
+    assert desk.said() == [("ada", "label", "Good")]
+
+
+def test_somebody_else_at_the_same_browser_does_not_send_it(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    desk.team.change("UPDATE token SET expires_at = now()")
+    press(page, "1")
+    state(page, "Not saved yet")
+
+    page.goto(f"/sign-in?next={MAP}/0/0")
+    fill_in(page, "bob")
+    press(page, "2")
+
+    state(page, "Saved: Bad seeing")
+    assert desk.said() == [("bob", "label", "Bad seeing")]
+
+
+def test_a_label_that_is_refused_is_said_to_be_and_its_colour_goes(desk: Desk) -> None:
+    page = desk.sign_in("ada", MAP)
+    cell = page.locator("[role=gridcell]").first
+    desk.team.change("UPDATE label_class SET retired_at = now() WHERE name = 'Good'")
+    page.locator("[role=gridcell] a").first.focus()
+
+    press(page, "1")
+
+    state(page, "Not stored: Good for cell (0, 0). Label class 'Good' is retired")
+    expect(cell).to_have_class("cell")
+    expect(page.locator("#unsent")).to_be_hidden()
+    assert desk.said() == []
+
+
+def test_an_expert_labels_without_scripts(desk: Desk, browser: Browser) -> None:
+    context = browser.new_context(
+        base_url=f"http://127.0.0.1:{desk.server.port}", java_script_enabled=False
+    )
+    page = context.new_page()
+    page.goto(f"/sign-in?next={MAP}/0/0")
+    fill_in(page, "ada")
+    page.locator(".label-buttons [name=label_class_id]").nth(1).click()
+
+    expect(page.locator(".label-said")).to_contain_text("Bad seeing say 1 of 1")
+    page.get_by_role("button", name="undo").click()
+    expect(page.locator(".label-said")).to_contain_text("Nobody has labelled it.")
+    context.close()
