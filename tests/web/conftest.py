@@ -17,6 +17,8 @@ from db.tables import N_REDUCED, Job, Representation
 from tests.builders import make_model_version, make_run
 from tests.conftest import new_database
 from tests.survey import Survey, fill
+from tests.web import maps
+from tests.web.maps import Atlas
 from web import create_app
 
 SIZE = 16  # pixel
@@ -57,6 +59,17 @@ def site(
             add_representations(session, survey)
         app = create_app(engine, root)
         yield Site(app, engine, survey, cutout_set_id)
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def atlas(
+    server_url: URL, template: URL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Atlas]:
+    """An application with maps, a team and a database of its own."""
+    with new_database(server_url, template) as url:
+        engine = create_engine(url)
+        yield maps.draw(engine, tmp_path_factory.mktemp("atlas"))
         engine.dispose()
 
 
