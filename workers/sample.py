@@ -41,7 +41,9 @@ def choose(
     n: int,
     catalog_id: int | None = None,
 ) -> list[Choice]:
-    """Choose up to n cutouts that serve a version, from many blocks; uploads are left out.
+    """Choose up to n cutouts that serve a version, from many blocks.
+
+    Uploads and what was detected on exposures are left out.
 
     The same database gives the same cutouts.
 
@@ -90,9 +92,8 @@ def _sets(
     session: Session, version: ModelVersion, annotator: type[Annotator], catalog_id: int | None
 ) -> dict[int, CutoutSet]:
     """The cutout sets that serve, by id."""
-    there = [
-        each for each in supply.cutout_sets(session, catalog_id) if each.origin != uploads.ORIGIN
-    ]
+    others = (uploads.ORIGIN, supply.EXPOSURE)
+    there = [each for each in supply.cutout_sets(session, catalog_id) if each.origin not in others]
     if not there:
         raise NothingToSee(
             "there are no cutouts to try it on: ingest some first (skygloss ingest cutouts)"
