@@ -79,12 +79,14 @@ def exposures(
     out.mkdir(parents=True, exist_ok=True)
     chosen = camera.FULL_SIZE if full_size else camera.Camera()
     order = Order(out, seed, faults or FAULTY, good, chosen, not plain)
-    rows = []
-    with progress_bar("exposures", count) as step:
-        for row in _take(order, range(first, first + count), processes or os.cpu_count() or 1):
-            rows.append(row)
-            step(1)
-    _write_labels(out / "labels.csv", rows)
+    numbers = range(first, first + count)
+    with (out / "labels.csv").open("w", newline="", buffering=1) as file:  # line by line
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        with progress_bar("exposures", count) as step:
+            for row in _take(order, numbers, processes or os.cpu_count() or 1):
+                table.writerow(row)
+                step(1)
     click.echo(f"Wrote {count} exposures to {out}, and what is wrong with them to labels.csv.")
 
 
@@ -116,10 +118,3 @@ def take_one(order: Order, number: int) -> dict[str, object]:
         "seed": order.seed,
         "number": number,
     }
-
-
-def _write_labels(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
