@@ -11,7 +11,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import argon2
 import sqlalchemy as sa
@@ -175,10 +175,9 @@ def recognise(session: Session, secret: str) -> tuple[Expert, Token] | None:
     return (row[0], row[1]) if row else None
 
 
-def needs_renewal(session: Session, token: Token) -> bool:
+def needs_renewal(token: Token) -> bool:
     """Tell whether the last use of a token was so long ago that it should be noted anew."""
-    now = session.scalar(select(func.now()))
-    return now is not None and (token.used_at is None or token.used_at < now - RENEWAL)
+    return token.used_at is None or token.used_at < datetime.now(UTC) - RENEWAL
 
 
 def renew(session: Session, token_id: int) -> None:

@@ -315,6 +315,23 @@ def history(
     return pages.page(session, narrowed, NEWEST_FIRST, size, after, before)
 
 
+def names(session: Session, subjects: Sequence[Subject]) -> dict[Subject, str]:
+    """Return how a reader knows each subject: by its name in the survey, or its place on a map."""
+    found = {
+        subject: "cell ({1}, {2})".format(*subject.numbers)
+        for subject in subjects
+        if subject.kind == "cell"
+    }
+    for kind, key, name in (
+        ("exposure", Exposure.id, Exposure.name),
+        ("source", Source.id, Source.survey_id),
+    ):
+        wanted = {subject.numbers[0] for subject in subjects if subject.kind == kind}
+        rows = session.execute(select(key, name).where(key.in_(wanted))) if wanted else ()
+        found.update({Subject(kind, (number,)): f"{kind} {word}" for number, word in rows})
+    return found
+
+
 def experts(session: Session) -> Sequence[Row]:
     """Return id and name of everybody who ever said anything, by name."""
     said = sa.exists().where(Label.expert_id == Expert.id)

@@ -273,7 +273,7 @@ def _recognise() -> None:
             raise SignInNeeded("This token is not valid: unknown, expired or revoked.")
         return
     g.expert, g.token = found
-    if experts.needs_renewal(session(), g.token):
+    if experts.needs_renewal(found[1]):
         with writing_session() as own:
             experts.renew(own, g.token.id)
 

@@ -57,6 +57,7 @@ def page() -> Response | str:
         "label_history.html",
         rows=list(zip(found.rows, subjects, strict=True)),
         links=_links(subjects),
+        names=labels.names(session(), subjects if subject is None else [*subjects, subject]),
         arguments={name: word for name, word in arguments.items() if name in FILTERS},
         subject=subject,
         experts=experts,

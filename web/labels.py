@@ -49,6 +49,7 @@ class Bar:
     """What the label bar shows of some subjects, to whoever is reading."""
 
     subjects: Sequence[Subject]
+    names: Mapping[Subject, str]
     classes: Sequence[LabelClass]
     said: Mapping[Subject, Sequence[Row]]
     team: Mapping[Subject, Row]
@@ -60,7 +61,6 @@ class Bar:
 def register(app: Flask) -> None:
     """Give the templates what the label bar needs."""
     app.jinja_env.globals["labelling"] = labelling
-    app.jinja_env.globals["subject_words"] = subject_words
 
 
 def labelling(words: Sequence[str]) -> Bar:
@@ -78,6 +78,7 @@ def labelling(words: Sequence[str]) -> Bar:
         }
     return Bar(
         subjects,
+        labels.names(session(), subjects),
         label_classes.listed(session()),
         said,
         {} if blind else labels.majority(session(), subjects),
@@ -85,13 +86,6 @@ def labelling(words: Sequence[str]) -> Bar:
         remarks,
         secrets.token_urlsafe(12),
     )
-
-
-def subject_words(subject: Subject) -> str:
-    """Name a subject for a reader."""
-    if subject.kind == "cell":
-        return f"cell ({subject.numbers[1]}, {subject.numbers[2]})"
-    return f"{subject.kind} {subject.numbers[0]}"
 
 
 def facts(label: Label) -> dict[str, Any]:

@@ -108,12 +108,12 @@ def test_the_use_of_a_token_is_noted_once_a_minute(session: Session, ada: Expert
     sign_in(session)
     token = session.scalars(select(Token)).one()
 
-    assert experts.needs_renewal(session, token)
+    assert experts.needs_renewal(token)
     experts.renew(session, token.id)
     session.refresh(token)
-    assert not experts.needs_renewal(session, token)
+    assert not experts.needs_renewal(token)
     token.used_at = datetime.now(UTC) - timedelta(minutes=2)
-    assert experts.needs_renewal(session, token)
+    assert experts.needs_renewal(token)
 
 
 def test_the_use_of_a_program_token_does_not_prolong_it(session: Session, ada: Expert) -> None:

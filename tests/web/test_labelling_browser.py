@@ -300,3 +300,17 @@ def test_an_expert_labels_without_scripts(desk: Desk, browser: Browser) -> None:
     page.get_by_role("button", name="undo").click()
     expect(page.locator(".label-said")).to_contain_text("Nobody has labelled it.")
     context.close()
+
+
+def test_no_page_for_labels_is_wider_than_a_phone(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    press(page, "1")
+    state(page, "Saved")
+    page.set_viewport_size({"width": 360, "height": 740})
+
+    widths = {}
+    for path in ("/labels/history", "/labels/classes", "/account", f"{MAP}/0/0", "/sign-in"):
+        page.goto(path)
+        widths[path] = page.evaluate("document.documentElement.scrollWidth")
+
+    assert {path: width for path, width in widths.items() if width > 360} == {}

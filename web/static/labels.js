@@ -202,6 +202,7 @@
   }
 
   function wording(names) {
+    if (names.join(" ") === bar?.dataset.subjects) return bar.dataset.names;
     if (names.length !== 1) return `${names.length} selected`;
     const [kind, ...numbers] = names[0].split(":");
     return kind === "cell" ? `cell (${numbers[1]}, ${numbers[2]})` : `${kind} ${numbers[0]}`;
