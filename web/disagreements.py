@@ -17,7 +17,8 @@ from db import agreement, exposure_queries, maps, queries
 from db.agreement import Kind
 from db.labels import Subject
 from db.maps import Map, MapName, Place
-from db.tables import LabelClass
+from db.pages import Page, Position
+from db.tables import Expert, LabelClass
 from models.agreement import CAUTION, purity, reading
 from web import agreement_report, cutouts, exposure_cards
 from web.accounts import current, needs
@@ -69,11 +70,12 @@ def queue() -> str:
     reader, order = current(), "labels"
     after, before = read_positions(order)
     assert reader is not None
+    page = _page(reader, kind, after, before)
+    if before and not page.rows:  # what was here has moved on, so that this is the beginning
+        page = _page(reader, kind, None, None)
     if reader.blind:
-        page = agreement.unsaid(session(), reader.id, kind, 1, after, before)
         total = agreement.n_unsaid(session(), reader.id, kind)
     else:
-        page = agreement.disagreements(session(), kind, 1, after, before)
         total = agreement.n_disagreements(session(), kind)
     row = page.rows[0] if page.rows else None
     return render_template(
@@ -84,7 +86,7 @@ def queue() -> str:
         total=total,
         row=row,
         shown=None if row is None else _shown(Subject.of(row)),
-        paged=bool(after or before),
+        paged=after is not None,
         previous=encode_position(page.previous, order),
         next=encode_position(page.next, order),
     )
@@ -120,6 +122,14 @@ def report() -> Response | str:
         n_mixed=len(mixed),
         prototypes=prototypes,
     )
+
+
+def _page(
+    reader: Expert, kind: Kind | None, after: Position | None, before: Position | None
+) -> Page:
+    if reader.blind:
+        return agreement.unsaid(session(), reader.id, kind, 1, after, before)
+    return agreement.disagreements(session(), kind, 1, after, before)
 
 
 def _shown(subject: Subject) -> Shown:

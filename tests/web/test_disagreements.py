@@ -133,6 +133,18 @@ def test_the_queue_goes_on_from_a_subject_that_was_just_settled(site: Site) -> N
     assert walk(site, following(first)) == [f"exposure:{site.exposures[k]}" for k in (1, 3)]
 
 
+def test_going_back_before_the_first_shows_the_first(site: Site) -> None:
+    second = site.get(str(following(site.get("/labels/disagreements").text))).text
+    for name in ("bo", "cy"):
+        site.say(name, f"exposure:{site.exposures[2]}", 0)
+
+    back = re.search(r'<a rel="prev" href="([^"]+)"', second)
+
+    assert back is not None
+    page = site.get(back[1].replace("&amp;", "&")).text
+    assert f'data-subjects="exposure:{site.exposures[1]}"' in page
+
+
 def test_cells_and_sources_have_a_queue_of_their_own(site: Site) -> None:
     with Session(site.engine) as session, session.begin():
         source = make_source(session, survey_id="s-7").id
