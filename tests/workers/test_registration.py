@@ -119,9 +119,9 @@ def test_a_candidate_is_filled_by_its_name(
     filled = skygloss("annotate", "--version", "tiny.mine")
 
     assert unknown.exit_code == 1
-    assert "no version 'tiny.yours' of shreds or representations is registered" in unknown.output
+    assert "no version 'tiny.yours' of shreds or representations or source" in unknown.output
     assert filled.exit_code == 0, filled.output
-    assert "representations tiny.mine: 60 of 60 done" in filled.output
+    assert "representations tiny.mine: 60 of 60 sources done" in filled.output
     with Session(engine) as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(Representation)) == 60
         assert session.scalars(sa.select(ModelVersion.state).filter_by(name="tiny.mine")).all() == [
