@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -236,6 +237,9 @@ def test_the_history_is_a_page_and_json_with_filters(team: Team) -> None:
     page = words(visitor.get("/labels/history").text)
     assert "taken back" in page
     assert "cell (0, 0)" in page
+    name = re.search(r"<h1>(\w+)", visitor.get(f"/exposures/{team.exposures[0]}").text)
+    assert name is not None
+    assert f"exposure {name[1]}" in page
 
 
 @pytest.mark.parametrize(
@@ -367,11 +371,13 @@ class Server:
         assert self.process.stdout is not None
         assert "Skygloss is at" in self.process.stdout.readline()
 
-    def client(self, name: str) -> httpx.Client:
-        client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
-        answer = client.post("/sign-in", data={"name": name, "password": PASSWORD})
-        assert answer.status_code == 303
-        return client
+    @contextmanager
+    def client(self, name: str) -> Iterator[httpx.Client]:
+        """Somebody who is signed in."""
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60) as client:
+            answer = client.post("/sign-in", data={"name": name, "password": PASSWORD})
+            assert answer.status_code == 303
+            yield client
 
     def kill(self) -> None:
         """End the server and its workers as `kill -9` does."""
@@ -386,15 +392,15 @@ def test_an_acknowledged_label_survives_the_death_of_the_server(
 ) -> None:
     team, server = gather(engine), Server(environment)
     body = {"request": "r1", "subjects": [team.cell(0, 0)], "label_class_id": team.good}
-    client = server.client("ada")
-
-    answer = client.post("/labels", json=body)
-    server.kill()
+    with server.client("ada") as client:
+        answer = client.post("/labels", json=body)
+        server.kill()
 
     assert answer.status_code == 201
     assert team.n_labels() == 1
     second = Server(environment)
-    again = second.client("ada").post("/labels", json=body)
+    with second.client("ada") as client:
+        again = client.post("/labels", json=body)
     second.kill()
     assert (again.status_code, team.n_labels()) == (200, 1)
 
