@@ -123,7 +123,7 @@ def evaluate_exposure_map(
     facts = {
         "version": chosen.name,
         "n_on_map": len(placed.cell),
-        "quantization_error": float(np.nanmean(placed.distance)),
+        "quantization_error": _mean(placed.distance),
         "topographic_error": placed.topographic_error,
         "novel": float(placed.novel.mean()),
     }
@@ -281,6 +281,11 @@ def _version(session: Session, name: str | None) -> ModelVersion:
     return current[0]
 
 
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def _score_table(found: protocols.Evaluation) -> list[str]:
     columns = ("accuracy", "precision", "recall", "coverage")
     lines = [f"{'':<42}" + "".join(f"{column:<22}" for column in columns)]
@@ -300,6 +305,10 @@ def _cell(score: Interval) -> str:
     return f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})"
 
 
+def _share(value: float) -> str:
+    return f"{'-':>12}" if np.isnan(value) else f"{100 * value:>10.1f} %"
+
+
 def _line(name: str, score: Interval) -> str:
     return f"{name:<20} {_cell(score)}"
 
@@ -313,10 +322,9 @@ def _confusion_table(found: protocols.Evaluation) -> list[str]:
 
 
 def _unnamed_table(unnamed: list[unnamed_faults.LeftOut]) -> list[str]:
-    columns = ("own", "pure", "noticed", "blank", "called_positive", "with_word", "novel")
     heads = ("own cells", "pure cells", "noticed", "blank", "missed", "with word", "novel")
     lines = [f"{'without a word for':<20}{'n':>7}" + "".join(f"{head:>12}" for head in heads)]
     for each in unnamed:
-        shares = "".join(f"{100 * getattr(each, column):>10.1f} %" for column in columns)
+        shares = "".join(_share(getattr(each, name)) for name in unnamed_faults.SHARES)
         lines.append(f"{each.fault:<20}{each.n:>7,}{shares}")
     return lines

@@ -6,7 +6,7 @@ what else is in it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,14 @@ class LeftOut:
     novel: float  # far from every prototype
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers, ready for JSON."""
+        """The numbers, ready for JSON; None where there was nothing to count."""
         return {
-            name: round(value, 4) if isinstance(value, float) else value
+            name: None if value != value else round(value, 4) if name in SHARES else value
             for name, value in asdict(self).items()
         }
+
+
+SHARES = tuple(each.name for each in fields(LeftOut) if each.name not in ("fault", "n"))
 
 
 def leave_out(

@@ -170,6 +170,18 @@ def test_a_fault_without_a_word_shows_in_cells_of_its_own():
     assert found.called_positive == found.with_word == pytest.approx(2 / 5)
 
 
+def test_a_share_of_nothing_is_no_number():
+    everything = mapped([0, 1], [BAD, GOOD])
+    fault = np.array(["rings", "Good"])
+
+    (found,) = unnamed_faults.leave_out(
+        everything, fault, np.zeros(2, bool), ONE_NEAREST, ("rings",)
+    )
+
+    assert found.as_dict()["noticed"] is None
+    assert found.as_dict()["own"] == 1
+
+
 def test_a_fault_that_no_exposure_has_is_refused():
     everything = mapped([0, 0], [0, 1])
 
