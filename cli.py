@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+DEMO_EXPOSURES, DEMO_SEED = 120, 300  # a seed that no map was trained on
+
 Targets = dict[str, tuple[str, str]]  # name → where the command is, and one line about it
 
 COMMANDS: Targets = {
@@ -152,22 +154,48 @@ def models() -> None:
     metavar="NAME PATH",
     help="Use a folder with catalog.fits and images/ of a survey instead, e.g. legacy PATH.",
 )
+@click.option(
+    "--exposures", is_flag=True, help="Use exposures of a simulated camera instead, and maps."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
 @click.option("--port", type=int, help="Port to serve on.  [default: the first free from 8000]")
 @click.option("--serve/--no-serve", default=True, help="Serve the pages in the end.")
-def demo(survey: tuple[str, str] | None, host: str, port: int | None, serve: bool) -> None:
+def demo(
+    survey: tuple[str, str] | None, exposures: bool, host: str, port: int | None, serve: bool
+) -> None:
     """See everything at work: ingest a real field, annotate it, serve the pages.
 
     Every step is an ordinary command, printed as you would type it. A second time, what is there
     already is left as it is.
     """
+    if survey and exposures:
+        raise click.UsageError("--survey and --exposures are two demos: choose one of them.")
     _type("migrate")
-    name, catalog, pixels = _survey_field(*survey) if survey else _xdf_field()
-    _type("ingest", "catalog", str(catalog), "--name", name)
-    _type("ingest", "cutouts", name, *pixels)
+    name = _take_exposures() if exposures else _ingest_field(survey)
     _type("annotate", name)
     if serve:
         _type("serve", "--host", host, "--port", str(port or _free_port(host)))
+
+
+def _ingest_field(survey: tuple[str, str] | None) -> str:
+    """Ingest a catalog with its cutouts; its name."""
+    name, catalog, pixels = _survey_field(*survey) if survey else _xdf_field()
+    _type("ingest", "catalog", str(catalog), "--name", name)
+    _type("ingest", "cutouts", name, *pixels)
+    return name
+
+
+def _take_exposures() -> str:
+    """Simulate and ingest some exposures; the name of the catalog of their sources."""
+    from db.home import home
+
+    folder = str(home() / "demo" / "night")
+    _type("simulate", "exposures", folder, "--n", str(DEMO_EXPOSURES), "--seed", str(DEMO_SEED))
+    _type("ingest", "exposures", folder, "--name", "night")
+    click.echo(
+        "Look at /maps and /exposures. To label cells: skygloss users add YOUR_NAME, then sign in."
+    )
+    return "night"
 
 
 def _free_port(host: str, first: int = 8000) -> int:

@@ -99,9 +99,7 @@ def test_the_commands_for_your_own_catalog_lead_to_an_annotated_page(
     *commands, serve = next(b for b in blocks(ROOT / "README.md") if "ingest" in b[0])
 
     for command in commands:
-        arguments = [SKYGLOSS, *command.split()[1:]]
-        done = subprocess.run(arguments, cwd=catalog_folder, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        typed(command, catalog_folder)
 
     assert serve == "skygloss serve"
     port = free_port()
@@ -117,6 +115,34 @@ def test_the_commands_for_your_own_catalog_lead_to_an_annotated_page(
     server.communicate(timeout=30)
     assert page.status_code == 200
     assert "1001" in page.text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_for_exposures_lead_to_a_score_of_the_map(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    *commands, serve = next(b for b in blocks(ROOT / "README.md") if "simulate" in b[0])
+
+    said = {}
+    for command in commands:
+        asks = command.startswith("skygloss users add")
+        said[command.split()[1]] = typed(
+            f"{command} --password-stdin" if asks else command, tmp_path, "a long password\n"
+        )
+
+    assert serve == "skygloss serve"
+    assert "exposure_map desom2.camera-1: 24 of 24 exposures done" in said["annotate"]
+    assert "24" in said["labels"]
+    assert "always Good" in said["evaluate"]
+
+
+def typed(command: str, folder: Path, given: str = "") -> str:
+    """Run a command of the README in a folder; what it printed."""
+    arguments = [SKYGLOSS, *command.split()[1:]]
+    done = subprocess.run(arguments, cwd=folder, input=given, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 @pytest.mark.slow
