@@ -300,8 +300,8 @@ def _cell_words(shown: Map | None, cell: ExposureCell | None) -> list[str]:
     error, margin = cell.quantization_error or 0.0, cell.margin or 0.0
     closer, n = maps.n_closer(session(), shown, (cell.cell_row, cell.cell_column), error)
     words = [
-        f"Distance to the prototype {error:.3g}: {closer} of the {n - 1} other members of the "
-        "cell lie closer."
+        f"Distance to the prototype {error:.3g}: {closer} of {n - 1} other members of the cell "
+        "closer."
         if n > 1
         else f"Distance to the prototype {error:.3g}; it is the only member of the cell."
     ]

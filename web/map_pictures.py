@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from web import density
 
-BRIGHTEST = 99.5  # percentile of all prototypes of a map that is drawn as white, or as the most
-ROOT = 0.5  # power of the share that a level of a density map is drawn with, to see faint cells
+FAINTEST = 5  # percentile of the pixels of all prototypes that is drawn black
+BRIGHTEST = 99.5  # percentile that is drawn white, or in the colour of the most
 
 
 def prototypes(decoded: NDArray[np.float32], tile: tuple[int, int], grey: bool) -> bytes:
@@ -36,11 +36,12 @@ def prototypes(decoded: NDArray[np.float32], tile: tuple[int, int], grey: bool) 
     if grey:
         tiles = tiles[:, :, ::-1]
     sheet = tiles.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
-    sheet = np.clip(sheet / max(float(np.percentile(sheet, BRIGHTEST)), 1e-6), 0, 1)
+    low, high = np.percentile(sheet, (FAINTEST if grey else 0, BRIGHTEST))
+    sheet = np.clip((sheet - low) / max(high - low, 1e-6), 0, 1)
     if grey:
         image = Image.fromarray(np.rint(255 * sheet).astype(np.uint8), "L")
     else:
-        image = Image.fromarray(np.rint(255 * sheet**ROOT).astype(np.uint8), "P")
+        image = Image.fromarray(np.rint(255 * sheet).astype(np.uint8), "P")
         image.putpalette(density.palette().tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)

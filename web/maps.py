@@ -60,7 +60,7 @@ KINDS: dict[Kind, str] = {
 }
 SHOWN = {"random": 9, "nearest": 6, "farthest": 6, "borderline": 6}
 MEMBER_PAGE = 96
-RENDERING = 1  # raise when the same prototypes would look different
+RENDERING = 2  # raise when the same prototypes would look different
 DARK = 140  # level of the colour table from which on dark text is legible on it
 MAX_DRAW = 2**31
 

@@ -86,9 +86,7 @@ def test_an_exposure_shows_its_facts_and_its_cell(client: FlaskClient, atlas: At
 
     assert "MJD 59003.50000" in text
     assert 'href="/maps/exposure_map/1/2"' in page
-    assert "Distance to the prototype 0.375: 2 of the 12 other members of the cell lie closer." in (
-        text
-    )
+    assert "prototype 0.375: 2 of 12 other members of the cell closer." in text
     assert "The second nearest prototype is 0.203 farther." in text
     assert "part of the pixels without signal (a dead amplifier)" in text
     assert "0.80" in text  # FWHM [arcsec]
