@@ -21,6 +21,10 @@ SIZE = 32  # pixel
 CELLS = 625  # of the map of cutouts, which the map of exposures counts
 
 SOFTENING = 2.0  # where the stretch of a cutout turns from linear to logarithmic [noise]
+STEP_TO_NOISE = 1.0484  # median absolute difference of neighbouring pixels, if noise is Gaussian
+SMOOTHING = 1.0  # of shares over the map of cutouts [cells]
+SHARES_SPAN = 15.0  # mean scatters of a cell's share over exposures that become 1
+TOTAL_SCATTER = 0.03  # of the total that counts as much as such a scatter [dex]
 DARKEST, BRIGHTEST = -6.0, 4000.0  # what becomes 0 and 1 [noise above the background]
 
 
@@ -91,14 +95,16 @@ def prototypes(model: Desom) -> NDArray[np.float32]:
 def decoded(model: Desom) -> NDArray[np.float32]:
     """What the network makes of its prototypes, 0 to 1, shape (rows, columns, m).
 
-    m is 1,024 for desom1, a cutout row by row, its lowest first; for desom2 it is 625, a histogram
-    in the network's own scale.
+    m is 1,024 for desom1, a cutout row by row, its lowest first; for desom2 it is 625, the shares
+    of the cells of the map of cutouts, relative to the largest.
     """
     code = prototypes(model)
     rows, columns, d = code.shape
-    shown = ops.convert_to_numpy(model.decoder(code.reshape(-1, d)))
-    flat = np.asarray(shown, np.float32).reshape(rows, columns, -1)
-    return np.clip(flat[..., : model.n_shown], 0, 1)
+    shown = np.asarray(ops.convert_to_numpy(model.decoder(code.reshape(-1, d))), np.float32)
+    flat = shown.reshape(rows * columns, -1)
+    if isinstance(model.scale, CountScale):
+        flat = model.scale.shares(flat)
+    return np.clip(flat, 0, 1).reshape(rows, columns, -1)
 
 
 def quantization_error(placement: Placement) -> float:
@@ -172,7 +178,6 @@ def desom1(
         keras.Model(cutout, z, name="encoder"),
         keras.Model(code, picture, name="decoder"),
         Cells(rows, columns, latent, name="cells"),
-        n_shown=SIZE * SIZE,
     )
 
 
@@ -217,7 +222,6 @@ def desom2(
         keras.Model(counts, z, name="encoder"),
         keras.Model(code, again, name="decoder"),
         Cells(rows, columns, latent, name="cells"),
-        n_shown=n_cells,
     )
 
 
@@ -230,8 +234,6 @@ class Desom(keras.Model):
         Takes raw inputs to what the autoencoder sees.
     encoder, decoder : keras.Model
     cells : Cells
-    n_shown : int
-        How many numbers of the decoder's output are shown of a prototype.
     """
 
     def __init__(
@@ -240,11 +242,9 @@ class Desom(keras.Model):
         encoder: keras.Model,
         decoder: keras.Model,
         cells: Cells,
-        n_shown: int,
     ) -> None:
         super().__init__()
         self.scale, self.encoder, self.decoder, self.cells = scale, encoder, decoder, cells
-        self.n_shown = n_shown
         self.input_length: tuple[int, ...] = scale.input_length
         self(np.zeros((1, *self.input_length), np.float32))
 
@@ -277,11 +277,11 @@ class CutoutScale(layers.Layer):
     """Take each cutout (n, 32, 32, 1) by itself to 0-1; the paper does not say how.
 
     `range` spreads it from its darkest to its brightest pixel. `noise` measures brightness above
-    the background in units of the noise, and compresses it by asinh: so a faint source
-    stays a faint one, a saturated one stays flat, and the noise looks the same everywhere.
-    The background is the median, the noise what lies between it and the 16th percentile, to which
-    sources contribute little. A pixel without value becomes background (with `range`, the
-    mean), and a constant cutout an even grey.
+    the median in units of the noise, and compresses it by asinh: so a faint source stays a faint
+    one, a saturated one stays flat, and noise looks the same everywhere. The noise is that of
+    the differences between neighbouring pixels: fringes, gradients and crowds do not add to it, and
+    stay visible. A pixel without value becomes background (with `range`, the mean), and a
+    constant cutout an even grey.
     """
 
     input_length = (SIZE, SIZE, 1)
@@ -307,21 +307,22 @@ class CutoutScale(layers.Layer):
         return (flat - low) / ops.where(high > low, high - low, 1.0)
 
     def _noise(self, flat: Any, known: Any) -> Any:
-        ordered = ops.sort(flat, axis=1)
-        background = ordered[:, SIZE * SIZE // 2 : SIZE * SIZE // 2 + 1]
-        noise = background - ordered[:, 163:164]  # 16th percentile: 0.159 * 1024
+        background = ops.sort(flat, axis=1)[:, SIZE * SIZE // 2 : SIZE * SIZE // 2 + 1]
+        steps = ops.sort(ops.abs(flat[:, 1:] - flat[:, :-1]), axis=1)
+        noise = STEP_TO_NOISE * steps[:, SIZE * SIZE // 2 : SIZE * SIZE // 2 + 1]
         over = ops.where(known, flat - background, 0.0) / ops.where(noise > 0, noise, 1.0)
         low, high = (float(np.arcsinh(end / SOFTENING)) for end in (DARKEST, BRIGHTEST))
         return ops.clip((ops.arcsinh(over / SOFTENING) - low) / (high - low), 0.0, 1.0)
 
 
 class CountScale(layers.Layer):
-    """Take counts (n, n_cells) to numbers that are 0-1 over the exposures it learnt from.
+    """Take counts (n, n_cells) to numbers of a size that an autoencoder learns well.
 
-    `counts` is as published: each component from its smallest to its largest. There an exposure
-    of a crowded field and one of poor quality are both just far away, so `shares` takes
-    the square roots of the shares of the cells instead (whose noise is the same in all cells) and
-    adds the logarithm of the total, before each is scaled.
+    `counts` is as published: each component goes from 0 to 1 over the exposures it learnt from.
+    There an exposure of a crowded field and one of poor quality are both just far away, and
+    a cell that is nearly always empty weighs as much as any other. So `shares` takes the
+    shares of the cells, smoothed over the map, since neighbours hold like sources; their
+    square roots, whose noise is the same in all cells; and beside them the logarithm of the total.
     """
 
     def __init__(self, form: str, n_cells: int, **kwargs: Any) -> None:
@@ -331,6 +332,7 @@ class CountScale(layers.Layer):
         self.form = form
         self.input_length = (n_cells,)
         self.length = n_cells + (form == "shares")
+        self.spread = neighbourhood(n_cells)
         self.low = self.add_weight((self.length,), "zeros", name="low", trainable=False)
         self.span = self.add_weight((self.length,), "ones", name="span", trainable=False)
 
@@ -343,15 +345,47 @@ class CountScale(layers.Layer):
         if self.form == "counts":
             return counts
         total = ops.sum(counts, axis=1, keepdims=True)
-        shares = ops.sqrt(counts / ops.maximum(total, 1.0))
-        return ops.concatenate([shares, ops.log10(1.0 + total)], axis=1)
+        shares = ops.matmul(counts / ops.maximum(total, 1.0), self.spread)
+        return ops.concatenate([ops.sqrt(shares), ops.log10(1.0 + total)], axis=1)
 
     def fit(self, counts: NDArray) -> None:
-        """Learn the smallest and largest of each component from counts (n, n_cells)."""
+        """Learn from counts (n, n_cells) what is usual.
+
+        `counts`: the smallest and largest of each component. `shares`: their means, and one
+        scatter for all of them, so that the cells keep their weights.
+        """
         found = ops.convert_to_numpy(self.components(np.asarray(counts, np.float32)))
-        low, span = found.min(axis=0), np.ptp(found, axis=0)
+        if self.form == "counts":
+            low, span = found.min(axis=0), np.ptp(found, axis=0)
+        else:
+            low, span = found.mean(axis=0), np.full(self.length, found[:, :-1].std(axis=0).mean())
+            span[-1] = TOTAL_SCATTER
+            span *= SHARES_SPAN
         self.low.assign(low)
         self.span.assign(np.where(span > 0, span, 1))
+
+    def shares(self, scaled: NDArray) -> NDArray:
+        """Undo the scaling of decoded prototypes (k, length): shares of the cells, (k, n_cells).
+
+        The largest of each prototype is 1.
+        """
+        n_cells = self.input_length[0]
+        low, span = (ops.convert_to_numpy(each)[:n_cells] for each in (self.low, self.span))
+        found = np.maximum(scaled[:, :n_cells] * span + low, 0)
+        found = found if self.form == "counts" else found**2
+        return found / np.maximum(found.max(axis=1, keepdims=True), 1e-9)
+
+
+def neighbourhood(n_cells: int) -> NDArray[np.float32]:
+    """How smoothing spreads each cell of a square map over the others, (n_cells, n_cells).
+
+    A Gaussian of sigma SMOOTHING; rows add to 1, so that nothing is lost at the edges.
+    """
+    side = round(n_cells**0.5)
+    row, column = np.divmod(np.arange(n_cells), side)
+    squared = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
+    weight = np.exp(-squared / (2 * SMOOTHING**2))
+    return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _coded(

