@@ -68,7 +68,12 @@ def test_shipped_weights_are_the_ones_their_cards_describe():
     shipped = registry.cards()
 
     current = [card.annotator for card in shipped if card.state == "current"]
-    expected = {"shreds": {"auc", "accuracy"}, "representations": {"map", "shred_auc"}}
+    expected = {
+        "shreds": {"auc", "accuracy"},
+        "representations": {"map", "shred_auc"},
+        "source_map": {"quantization_error", "topographic_error"},
+        "exposure_map": {"accuracy", "precision", "recall", "coverage"},
+    }
     assert sorted(current) == sorted(expected)
     for card in shipped:
         registry.verify(card)
