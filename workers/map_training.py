@@ -192,7 +192,7 @@ def read_histograms(
     Raises
     ------
     TooLittle
-        No exposure's sources all have their cell.
+        No exposure has sources with a cell, or not all of them are placed yet.
     """
     parts = []
     with session_factory(engine).begin() as session:
@@ -202,9 +202,9 @@ def read_histograms(
             histograms.make(session, version_id, part)
             found = histograms.read(session, version_id, part)
             parts.append(found.counts[found.n_counted > 0])
-    if not parts:
+    if not sum(map(len, parts)):
         raise TooLittle(
-            f"no exposure of the catalog has all its sources on {SourceMap.name} {version}: "
+            f"no exposure of the catalog has its sources in cells of {SourceMap.name} {version}: "
             f"skygloss annotate --annotator {SourceMap.name}"
         )
     return np.concatenate(parts)
