@@ -31,12 +31,13 @@ ANNOTATOR: Literal["exposure_map"] = "exposure_map"
 
 @dataclass(frozen=True)
 class Placed:
-    """Exposures of a catalog on a map."""
+    """The exposures of a catalog, and where they are on a map."""
 
     exposure_id: NDArray[np.int64]
     name: NDArray[np.str_]
-    cell: NDArray[np.int64]  # MISSING where there is none, or it is far from every prototype
-    distance: NDArray[np.float64]
+    on_map: NDArray[np.bool_]  # not so: nothing detected, failed, or not placed yet
+    cell: NDArray[np.int64]  # MISSING if not on the map, or far from every prototype
+    distance: NDArray[np.float64]  # NaN if not on the map
     novel: NDArray[np.bool_]
     topographic_error: float
 
@@ -122,10 +123,11 @@ def evaluate_exposure_map(
         unnamed = unnamed_faults.leave_out(mapped, fault, placed.novel[rows], protocol, names)
     facts = {
         "version": chosen.name,
-        "n_on_map": len(placed.cell),
+        "n_on_map": int(placed.on_map.sum()),
+        "n_off_map": int((~placed.on_map[rows]).sum()),
         "quantization_error": _mean(placed.distance),
         "topographic_error": placed.topographic_error,
-        "novel": float(placed.novel.mean()),
+        "novel": float(placed.novel[placed.on_map].mean()),
     }
     if as_json:
         left = [each.as_dict() for each in unnamed]
@@ -135,13 +137,16 @@ def evaluate_exposure_map(
 
 
 def read_cells(session: Session, catalog_id: int, version: ModelVersion) -> Placed:
-    """Read where the exposures of a catalog lie on a map.
+    """Read where the exposures of a catalog lie on a map; those that are not on it come too.
 
     Raises
     ------
     ValueError
         None of them is on it.
     """
+    placed = (ExposureCell.exposure_id == Exposure.id) & (
+        ExposureCell.model_version_id == version.id
+    )
     rows = session.execute(
         sa.select(
             Exposure.id,
@@ -152,18 +157,18 @@ def read_cells(session: Session, catalog_id: int, version: ModelVersion) -> Plac
             ExposureCell.flags,
             sa.func.halfvec_send(ExposureCell.latent),
         )
-        .join(ExposureCell, ExposureCell.exposure_id == Exposure.id)
-        .where(Exposure.catalog_id == catalog_id, ExposureCell.model_version_id == version.id)
+        .outerjoin(ExposureCell, placed)
+        .where(Exposure.catalog_id == catalog_id)
         .order_by(Exposure.id)
     ).all()
-    if not rows:
+    if all(row.cell_row is None for row in rows):
         raise ValueError(
             f"no exposure of this catalog is on the map {version.name}: "
             "place them first (skygloss annotate)"
         )
     shown = next(each for each in maps.versions(session, ANNOTATOR) if each.version == version)
     ids, names, cell_rows, cell_columns, errors, flags, latents = zip(*rows, strict=True)
-    novel = np.array(flags) & NOVEL > 0
+    novel = np.array([flag or 0 for flag in flags]) & NOVEL > 0
     known = np.array([row is not None for row in cell_rows])
     cell = np.full(len(rows), MISSING)
     places = np.array(cell_rows)[known] * shown.columns + np.array(cell_columns)[known]
@@ -173,6 +178,7 @@ def read_cells(session: Session, catalog_id: int, version: ModelVersion) -> Plac
     return Placed(
         np.array(ids),
         np.array(names),
+        known,
         np.where(novel, MISSING, cell),
         np.array(errors, float),
         novel,
@@ -254,6 +260,7 @@ def report(
         f"{facts['version']}: {found.n_exposures:,} exposures with known truth, of"
         f" {facts['n_on_map']:,} on the map. {found.n_looked:,.0f} were looked at"
         f" ({100 * looked:.1f} %), {found.n_scored:,.0f} of the others are scored.",
+        *_off_map(facts["n_off_map"]),
         "",
         *_score_table(found),
         "",
@@ -279,6 +286,15 @@ def _version(session: Session, name: str | None) -> ModelVersion:
             f"no version of {ANNOTATOR} is current: annotate first (skygloss annotate)"
         )
     return current[0]
+
+
+def _off_map(n: int) -> list[str]:
+    if not n:
+        return []
+    return [
+        f"{n:,} with known truth are not on the map (nothing detected, failed, or not placed yet):"
+        " no label reaches them, and coverage counts them as blank."
+    ]
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from cli import main
-from db.tables import Exposure, ExposureCell
+from db.tables import Catalog, Exposure, ExposureCell
 from tests.builders import (
     make_catalog,
     make_expert,
@@ -90,6 +90,22 @@ def test_the_tables_show_the_published_numbers_beside_ours(truth):
     assert result.exit_code == 0, result.output
     for part in ("always Good", "0.940", "0.991", "2 were looked at (25.0 %)", "trails"):
         assert part in result.output
+
+
+def test_exposures_that_are_not_on_the_map_count_as_blank(truth, engine):
+    with Session(engine) as session, session.begin():
+        catalog = session.query(Catalog).filter_by(name="night").one()
+        dark = make_exposure(session, 0, catalog).name
+    truth.write_text(truth.read_text() + f"{dark},BGP,darkness\n")
+    chosen = ("--truth", truth, "--per-cell", 1, "--look", "nearest", "--repeats", 1)
+
+    found = json.loads(evaluate(*chosen, "--json").output)
+
+    assert (found["n_exposures"], found["n_on_map"], found["n_off_map"]) == (9, 8, 1)
+    assert found["scores"]["coverage"]["value"] == pytest.approx(5 / 7, abs=1e-3)
+    (darkness,) = (each for each in found["left_out"] if each["fault"] == "darkness")
+    assert darkness["blank"] == 1
+    assert "1 with known truth are not on the map" in evaluate(*chosen).output
 
 
 def test_without_a_table_the_truth_is_what_most_experts_say(exposures, engine):
