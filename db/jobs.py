@@ -11,6 +11,9 @@ Knows neither pixels nor results (`db.annotations`); the loop around it is `work
                                               pixels are lost: error kept
     refuse ──► failed at once: no cutout set of the catalog serves the annotator
 
+What is done again (`retry`, `verify`) takes back what followed from it: the jobs of the block with
+versions that come after, and what they said of its exposure; `enqueue` makes those jobs anew.
+
 A claim is a lease of a minute that heartbeats renew; when it runs out the job may be claimed again,
 and `give_up` ends what ran out three times. Ownership is (worker, attempt): `complete`, `fail` and
 `release` of a late worker change nothing. Every time is the database's, so the workers' clocks do
@@ -29,10 +32,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Engine, func
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from db.annotations import lacking
-from db.tables import Base, CutoutBlock, Job, ModelVersion, Worker
+from db.tables import (
+    Base,
+    CutoutBlock,
+    Exposure,
+    ExposureCell,
+    ExposureHistogram,
+    Job,
+    ModelVersion,
+    Worker,
+)
 
 LEASE = 60.0  # seconds
 MAX_ATTEMPTS = 3
@@ -40,11 +52,12 @@ BACK_OFF = 5.0  # seconds after the first failure, four times as long after the 
 CHANNEL = "skygloss_work"
 RATE_WINDOW = 600.0  # seconds over which the rate of progress is taken
 ERROR_LENGTH = 4000  # characters kept of an error: its end
+FOLLOWING = 0x5C7_10B5  # advisory lock: nothing new may follow from what is being done again
 NO_SESSION_STATE = {"synchronize_session": False}  # sessions hold no Job objects
 
 
 class LostClaim(RuntimeError):  # noqa: N818 (it reads as what happened)
-    """The lease ran out and somebody else has, or had, the job."""
+    """The lease ran out and somebody else has, or had, the job; or it was taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,8 @@ def enqueue(
     With `after_version_ids`, only of blocks that all these versions have finished with. `whole` is
     for annotators of exposures: a block, however many sources it has, is one row, position 0.
     """
+    if after_version_ids:
+        session.execute(sa.select(func.pg_advisory_xact_lock_shared(FOLLOWING)))
     last = sa.literal(0) if whole else CutoutBlock.n - 1
     return _add_jobs(session, model_version_id, cutout_set_ids, last, after_version_ids)
 
@@ -243,15 +258,11 @@ def give_up(session: Session) -> int:
 def retry(
     session: Session, model_version_ids: Sequence[int], cutout_set_ids: Sequence[int] | None = None
 ) -> int:
-    """Try what failed once more; how many jobs."""
-    changed = _rowcount(
-        session,
-        sa.update(Job)
-        .where(Job.state == "failed", Job.attempt > 0, *_wanted(model_version_ids, cutout_set_ids))
-        .values(state="todo", attempt=1, not_before=func.now(), finished_at=None),
-    )
-    wake(session)
-    return changed
+    """Try what failed once more; how many jobs. See `_again` for what follows from them."""
+    failed = (Job.state == "failed") & (Job.attempt > 0)
+    wanted = _wanted(model_version_ids, cutout_set_ids)
+    ids = session.scalars(sa.select(Job.id).where(failed, *wanted)).all()
+    return _again(session, ids, failed, attempt=1)
 
 
 def verify(
@@ -268,14 +279,10 @@ def verify(
     """
     positions = (Job.first, Job.last)
     hole = lacking(table, model_version_id, Job.block_id, positions, better_set_ids).exists()
-    changed = _rowcount(
-        session,
-        sa.update(Job)
-        .where(Job.state == "done", *_wanted([model_version_id], [cutout_set_id]), hole)
-        .values(state="todo", attempt=0, not_before=func.now(), finished_at=None),
-    )
-    wake(session)
-    return changed
+    done = Job.state == "done"
+    wanted = _wanted([model_version_id], [cutout_set_id])
+    ids = session.scalars(sa.select(Job.id).where(done, *wanted, hole)).all()
+    return _again(session, ids, done, attempt=0)
 
 
 def seconds_until_due(
@@ -423,6 +430,63 @@ def _add_jobs(
     return added
 
 
+def _again(
+    session: Session, ids: Sequence[int], condition: ColumnElement[bool], attempt: int
+) -> int:
+    """Do these jobs again, and forget what followed from them; how many still were as stated."""
+    if not ids:
+        return 0
+    session.execute(sa.select(func.pg_advisory_xact_lock(FOLLOWING)))
+    again = session.execute(
+        sa.update(Job)
+        .where(Job.id == _any(ids), condition)
+        .values(state="todo", attempt=attempt, not_before=func.now(), finished_at=None)
+        .returning(Job.model_version_id, Job.block_id),
+        execution_options=NO_SESSION_STATE,
+    ).all()
+    for version_id in {row.model_version_id for row in again}:
+        blocks = [row.block_id for row in again if row.model_version_id == version_id]
+        _forget_followers(session, version_id, blocks)
+    wake(session)
+    return len(again)
+
+
+def _forget_followers(session: Session, version_id: int, block_ids: Sequence[int]) -> None:
+    """Delete what follows from a version on these blocks: jobs, and rows of their exposures.
+
+    The jobs go first: a worker that is at one finds its claim lost, or has written its row.
+    """
+    followers = _followers(version_id)
+    exposures = sa.select(Exposure.id).where(Exposure.block_id == _any(block_ids))
+    for rows in (
+        sa.delete(Job).where(Job.block_id == _any(block_ids), Job.model_version_id.in_(followers)),
+        sa.delete(ExposureCell).where(
+            ExposureCell.exposure_id.in_(exposures), ExposureCell.model_version_id.in_(followers)
+        ),
+        sa.delete(ExposureHistogram).where(
+            ExposureHistogram.exposure_id.in_(exposures),
+            ExposureHistogram.model_version_id == version_id,
+        ),
+    ):
+        session.execute(rows, execution_options=NO_SESSION_STATE)
+
+
+def _followers(version_id: int) -> sa.Select:
+    """The versions about exposures that come after this one: their cards name it, or none."""
+    first = aliased(ModelVersion)
+    named = ModelVersion.card["inputs"][first.annotator].astext
+    return sa.select(ModelVersion.id).where(
+        first.id == version_id,
+        ModelVersion.id != version_id,
+        ModelVersion.card["subject"].astext == "exposure",
+        func.coalesce(named, first.name) == first.name,
+    )
+
+
+def _any(ids: Sequence[int]) -> ColumnElement:
+    return sa.any_(sa.literal(list(ids), sa.ARRAY(sa.BigInteger)))
+
+
 def _sql(value: object) -> ColumnElement:
     return value if isinstance(value, ColumnElement) else sa.literal(value)
 
@@ -522,7 +586,8 @@ def _owned(claim: Claim, states: Sequence[str]) -> list[ColumnElement[bool]]:
 def _lost(claim: Claim) -> str:
     return (
         f"job {claim.job_id} no longer belongs to worker {claim.worker_id}, attempt "
-        f"{claim.attempt}: its lease ran out and it was claimed again; nothing was written"
+        f"{claim.attempt}: its lease ran out and it was claimed again, or what it follows from is "
+        "done again; nothing was written"
     )
 
 

@@ -357,6 +357,29 @@ def test_a_version_waits_until_another_has_annotated_part_of_the_block_and_tries
     assert follow() == 1
 
 
+def test_what_follows_is_taken_from_its_worker_when_the_sources_are_done_again(
+    session: Session,
+) -> None:
+    queue = Queue(session, n=1)
+    card = {"subject": "exposure", "inputs": {queue.version.annotator: queue.version.name}}
+    follower = make_model_version(session, annotator="exposure_map", card=card)
+    other_card = {"subject": "exposure", "inputs": {queue.version.annotator: "another"}}
+    other = make_model_version(session, annotator="exposure_map", card=other_card)
+    [claim] = queue.claim()
+    jobs.complete(session, claim, 1.0)
+    jobs.enqueue(session, follower.id, [queue.set.id], [queue.version.id], whole=True)
+    jobs.enqueue(session, other.id, [queue.set.id], whole=True)
+    [following] = jobs.claim(session, queue.worker.id, [follower.id])
+
+    jobs.verify(session, queue.version.id, Shred, queue.set.id)
+
+    with pytest.raises(jobs.LostClaim, match="what it follows from is done again"):
+        jobs.complete(session, following, 1.0)
+    left = session.scalars(sa.select(Job.model_version_id).order_by(Job.model_version_id)).all()
+    assert left == [queue.version.id, other.id]
+    assert jobs.enqueue(session, follower.id, [queue.set.id], [queue.version.id], whole=True) == 0
+
+
 def test_an_idle_worker_is_woken_by_a_new_block(engine: Engine) -> None:
     bell = jobs.listen(engine)
     silent = jobs.wait(bell, 0.01)

@@ -293,3 +293,51 @@ def test_an_exposure_whose_sources_all_failed_waits_for_them(
     make_runner(engine, MAPS).run()
 
     assert (before, rows_per_exposure(engine)) == ({exposure_id: 0}, {exposure_id: 1})
+
+
+class Picky(FakeSourceMap):
+    """Raises at sources of the odd cell."""
+
+    def look(self, seen: np.ndarray) -> dict[str, np.ndarray]:
+        if (seen[:, 0, 0, 0] == ODD).any():
+            raise RuntimeError("no memory")
+        return super().look(seen)
+
+
+def test_an_exposure_placed_by_half_of_its_sources_is_placed_again_by_all_after_a_retry(
+    engine: Engine,
+) -> None:
+    half, whole = make_exposures(engine, [[1, ODD, ODD], [2, 2]])
+    make_runner(engine, [Picky, FakeExposureMap]).run()
+    before = cells(engine)
+    counted = sa.select(ExposureHistogram.n_counted).order_by(ExposureHistogram.exposure_id)
+    n_before = all_of(engine, counted)
+
+    with Session(engine) as session, session.begin():
+        [version] = model_versions.current(session, ["source_map"])
+        n = jobs.retry(session, [version.id])
+    between = cells(engine)
+    make_runner(engine, MAPS).run()
+
+    assert n > 0
+    assert (before, n_before) == ({half: (0, 1), whole: (0, 2)}, [1, 2])
+    assert between == {whole: (0, 2)}
+    assert cells(engine) == {half: (1, 2), whole: (0, 2)}
+    assert all_of(engine, counted) == [3, 2]
+
+
+def test_an_exposure_that_lost_a_source_is_placed_again_after_verify(engine: Engine) -> None:
+    [exposure_id] = make_exposures(engine, [[1, 3, 3]])
+    make_runner(engine, MAPS).run()
+    with Session(engine) as session, session.begin():
+        session.execute(sa.delete(SourceCell).where(SourceCell.cell_row == 1))
+        [version] = model_versions.current(session, ["source_map"])
+        [set_id] = session.scalars(sa.text("SELECT id FROM cutout_set")).all()
+        jobs.verify(session, version.id, SourceCell, set_id)
+    states = job_states(engine, "exposure_map")
+
+    make_runner(engine, MAPS).run()
+
+    assert states == []
+    assert cells(engine) == {exposure_id: (1, 0)}
+    assert count(engine, SourceCell) == 3
