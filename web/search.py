@@ -22,7 +22,7 @@ from db.queries import Selection
 from db.search import Answer, Query, SearchError
 from db.tables import ModelVersion
 from db.uploads import Found
-from web import cutouts, search_parameters, votable
+from web import blind, cutouts, search_parameters, votable
 from web.database import session
 from web.errors import Missing
 from web.parameters import OPINION_WORDS, BadParameter
@@ -123,7 +123,7 @@ def download() -> Response:
     """Send an answer as CSV: rank, distance, and the columns of `annotated_source`."""
     wanted = search_parameters.read(queries.catalogs(session()), MOST_K)
     result = _result(wanted, known(wanted.upload) if wanted.upload else None)
-    columns = [*OWN_COLUMNS, *queries.column_comments(session())]
+    columns = [*OWN_COLUMNS, *blind.without_hidden(queries.column_comments(session()))]
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(columns)
@@ -141,7 +141,7 @@ def votable_download() -> Response:
     result = _result(wanted, known(wanted.upload) if wanted.upload else None)
     types = {name: kind for name, (kind, _) in OWN_COLUMNS.items()}
     comments = {name: comment for name, (_, comment) in OWN_COLUMNS.items()}
-    types |= queries.column_types(session())
+    types |= blind.without_hidden(queries.column_types(session()))
     comments |= queries.column_comments(session())
     content = votable.write(_ranked(result), types, comments)
     return _attachment(content, "application/x-votable+xml", "search.vot", result)
@@ -256,6 +256,7 @@ def _identified(wanted: Wanted) -> int:
 
 def _condition(wanted: Wanted) -> ColumnElement[bool] | None:
     """The filters as one condition on `annotated_source`."""
+    blind.check(wanted.where)
     parts = [queries.condition(wanted.filters), wanted.where]
     if wanted.saved is not None:
         saved = selections.find(session(), wanted.saved)
@@ -327,7 +328,8 @@ def _ranked(result: Result) -> list[dict[str, Any]]:
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()}
+    shown = blind.without_hidden(row)
+    return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in shown.items()}
 
 
 def _attachment(content: str | bytes, kind: str, name: str, result: Result) -> Response:

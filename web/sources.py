@@ -16,6 +16,7 @@ from werkzeug.exceptions import BadRequest
 from db import exposure_queries, queries, selections
 from db.pages import Position
 from web import cutouts, maps, parameters, search, votable
+from web.blind import without_hidden
 from web.database import session, steady_session
 from web.errors import Missing
 from web.formats import sexagesimal
@@ -77,7 +78,7 @@ def listing() -> str:
 def download() -> Response:
     """Stream every row of a selection as CSV, with the columns of `annotated_source`."""
     wanted = _wanted()
-    columns = list(queries.column_comments(session()))
+    columns = list(without_hidden(queries.column_comments(session())))
     lines = _csv(wanted, columns)
     head = next(lines)  # now, while trouble with the database can still be answered by 503
     response = current_app.response_class(
@@ -93,7 +94,8 @@ def download() -> Response:
 def votable_download() -> Response:
     """Send a selection as VOTable, with the columns of `annotated_source`; made in memory."""
     wanted = _wanted()
-    types, comments = queries.column_types(session()), queries.column_comments(session())
+    types = without_hidden(queries.column_types(session()))
+    comments = queries.column_comments(session())
     with steady_session() as own:
         every = queries.every_source(own, wanted.selection, wanted.sort)
         rows = list(islice(every, MAX_VOTABLE + 1))
