@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +51,14 @@ class Truth:
     fault: dict[Any, str]
 
 
+@dataclass(frozen=True)
+class TeamLabels:
+    """What most experts say of the cells of a map."""
+
+    by_cell: dict[int, str]  # by the number of the cell, row by row
+    labelled: NDArray[np.int64]  # exposures that anybody labelled themselves
+
+
 @click.command("exposure_map")
 @click.option("--name", "catalog", required=True, help="Catalog of the exposures.")
 @click.option("--version", help="Version of the map; by default the current one.")
@@ -58,6 +67,15 @@ class Truth:
     "path",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Table with name and label (and fault), CSV.  [default: what experts say of exposures]",
+)
+@click.option(
+    "--labels",
+    "whose",
+    type=click.Choice(["simulated", "team"]),
+    default="simulated",
+    show_default=True,
+    help="Whose labels of cells: what experts would say who see some exposures of each, or what"
+    " your experts did say.",
 )
 @click.option("--per-cell", type=click.IntRange(1), help="Exposures looked at in a cell.  [5]")
 @click.option(
@@ -89,6 +107,7 @@ def evaluate_exposure_map(
     catalog: str,
     version: str | None,
     path: Path | None,
+    whose: str,
     per_cell: int | None,
     budget: float | None,
     look: Any,
@@ -104,8 +123,15 @@ def evaluate_exposure_map(
 
     Some exposures of each cell are looked at, their majority names the cell, and the cell names the
     others, which alone are scored. The last table asks whether the map would show a fault that the
-    experts have no word for.
+    experts have no word for. With --labels team the cells bear what your experts called them, and
+    exposures that nobody labelled themselves are scored.
     """
+    team = whose == "team"
+    if team and (path is None or per_cell or budget or error or leave_out or experts > 1):
+        raise click.UsageError(
+            "--labels team needs --truth, and goes without the options on simulated experts "
+            "(--per-cell, --budget, --experts, --error, --leave-out)"
+        )
     limit = 5 if per_cell is None and budget is None else per_cell
     protocol = protocols.Protocol(
         limit, budget, look, experts, error, positive, n_repeats=repeats, seed=seed
@@ -117,23 +143,33 @@ def evaluate_exposure_map(
             chosen = _version(session, version)
             placed = read_cells(session, catalog_id, chosen)
             truth = read_table(path, positive) if path else said_by_experts(session)
-        rows, mapped, fault = join(placed, truth, by_name=path is not None)
-        found = protocols.evaluate(mapped, protocol)
-        names = leave_out or tuple(sorted(set(fault) - {positive}))
-        unnamed = unnamed_faults.leave_out(mapped, fault, placed.novel[rows], protocol, names)
-    facts = {
-        "version": chosen.name,
+            said = said_of_cells(session, chosen) if team else None
+        words = set(said.by_cell.values()) if said else set()
+        rows, mapped, fault = join(placed, truth, words, by_name=path is not None)
+        if said:
+            labelled = by_team(placed, rows, mapped, protocol, said)
+            found, unnamed = protocols.score(mapped, protocol, [labelled]), []
+        else:
+            found = protocols.evaluate(mapped, protocol)
+            names = leave_out or tuple(sorted(set(fault) - {positive}))
+            unnamed = unnamed_faults.leave_out(mapped, fault, placed.novel[rows], protocol, names)
+    facts = {"version": chosen.name, "labels": whose, **facts_of(placed, rows)}
+    if as_json:
+        left = [each.as_dict() for each in unnamed]
+        click.echo(json.dumps({**facts, **found.as_dict(), "left_out": left}, indent=2))
+    else:
+        click.echo(report(facts, found, unnamed))
+
+
+def facts_of(placed: Placed, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """What there is to say of a map without any label; `rows` are those with a known truth."""
+    return {
         "n_on_map": int(placed.on_map.sum()),
         "n_off_map": int((~placed.on_map[rows]).sum()),
         "quantization_error": _mean(placed.distance),
         "topographic_error": placed.topographic_error,
         "novel": float(placed.novel[placed.on_map].mean()),
     }
-    if as_json:
-        left = [each.as_dict() for each in unnamed]
-        click.echo(json.dumps({**facts, **found.as_dict(), "left_out": left}, indent=2))
-    else:
-        click.echo(report(facts, found, unnamed))
 
 
 def read_cells(session: Session, catalog_id: int, version: ModelVersion) -> Placed:
@@ -166,7 +202,7 @@ def read_cells(session: Session, catalog_id: int, version: ModelVersion) -> Plac
             f"no exposure of this catalog is on the map {version.name}: "
             "place them first (skygloss annotate)"
         )
-    shown = next(each for each in maps.versions(session, ANNOTATOR) if each.version == version)
+    shown = _shown(session, version)
     ids, names, cell_rows, cell_columns, errors, flags, latents = zip(*rows, strict=True)
     novel = np.array([flag or 0 for flag in flags]) & NOVEL > 0
     known = np.array([row is not None for row in cell_rows])
@@ -223,10 +259,47 @@ def said_by_experts(session: Session) -> Truth:
     return Truth(label, label)
 
 
+def said_of_cells(session: Session, version: ModelVersion) -> TeamLabels:
+    """What most experts say of the cells of a version, and which exposures they labelled.
+
+    Raises
+    ------
+    ValueError
+        They agree on no cell.
+    """
+    votes = agreement.votes(session, "cell", version.id)
+    columns = _shown(session, version).columns
+    names = [each.name for each in votes.classes]
+    by_cell = {
+        int(row * columns + column): names[k]
+        for (_, row, column), k in zip(votes.subjects, majority(votes.said), strict=True)
+        if k != MISSING
+    }
+    if not by_cell:
+        raise ValueError(f"no cell of {version.name} bears a label: experts label some first")
+    return TeamLabels(by_cell, agreement.votes(session, "exposure").subjects[:, 0])
+
+
+def by_team(
+    placed: Placed,
+    rows: NDArray[np.int64],
+    mapped: protocols.Mapped,
+    protocol: protocols.Protocol,
+    said: TeamLabels,
+) -> protocols.Labelled:
+    """The labels of cells that experts gave, as they reach the exposures of `rows`."""
+    number = {name: k for k, name in enumerate(mapped.classes)}
+    by_cell = [number[said.by_cell[k]] if k in said.by_cell else MISSING for k in mapped.cell]
+    looked = np.isin(placed.exposure_id[rows], said.labelled)
+    return protocols.labelled_by_team(mapped, protocol, np.array(by_cell, int), looked)
+
+
 def join(
-    placed: Placed, truth: Truth, *, by_name: bool
+    placed: Placed, truth: Truth, words: Set[str] = frozenset(), *, by_name: bool
 ) -> tuple[NDArray[np.int64], protocols.Mapped, NDArray[np.str_]]:
     """Exposures with a known truth: their rows in `placed`, where they lie, what is wrong.
+
+    `words` are further names of classes, which none of them may have.
 
     Raises
     ------
@@ -241,7 +314,7 @@ def join(
             + ("no name in the table is theirs" if by_name else "experts label some first")
         )
     label = [truth.label[keys[k]] for k in rows]
-    classes = tuple(sorted(set(label)))
+    classes = tuple(sorted({*label, *words}))
     mapped = protocols.Mapped(
         placed.cell[rows],
         np.array([classes.index(each) for each in label]),
@@ -256,9 +329,10 @@ def report(
 ) -> str:
     """Tables for people."""
     looked = found.n_looked / found.n_exposures
+    seen = "labelled themselves" if facts["labels"] == "team" else "looked at"
     lines = [
         f"{facts['version']}: {found.n_exposures:,} exposures with known truth, of"
-        f" {facts['n_on_map']:,} on the map. {found.n_looked:,.0f} were looked at"
+        f" {facts['n_on_map']:,} on the map. {found.n_looked:,.0f} were {seen}"
         f" ({100 * looked:.1f} %), {found.n_scored:,.0f} of the others are scored.",
         *_off_map(facts["n_off_map"]),
         "",
@@ -275,6 +349,10 @@ def report(
     if unnamed:
         lines += ["", *_unnamed_table(unnamed)]
     return "\n".join(lines)
+
+
+def _shown(session: Session, version: ModelVersion) -> maps.Map:
+    return next(each for each in maps.versions(session, ANNOTATOR) if each.version == version)
 
 
 def _version(session: Session, name: str | None) -> ModelVersion:

@@ -98,15 +98,20 @@ class Evaluation:
 
 
 def evaluate(mapped: Mapped, protocol: Protocol) -> Evaluation:
-    """Label cells, and score the labels on the exposures that were not looked at.
-
-    Intervals are at 95 %, from exposures drawn anew for every repeat of the labelling.
-    """
-    positive = _positive(mapped, protocol)
+    """Label cells, and score the labels on the exposures that were not looked at."""
     repeats = [
         label(mapped, protocol, np.random.default_rng([protocol.seed, repeat]))
         for repeat in range(protocol.n_repeats)
     ]
+    return score(mapped, protocol, repeats)
+
+
+def score(mapped: Mapped, protocol: Protocol, repeats: list[Labelled]) -> Evaluation:
+    """Score labels of cells on the exposures that were not looked at.
+
+    Intervals are at 95 %, from exposures drawn anew for every repeat of the labelling.
+    """
+    positive = _positive(mapped, protocol)
     tables = [outcomes(mapped, positive, each) for each in repeats]
     confusions = [_confusion(mapped, each) for each in repeats]
     is_positive = mapped.truth == positive
@@ -123,6 +128,25 @@ def evaluate(mapped: Mapped, protocol: Protocol) -> Evaluation:
         purity=purity(mapped),
         mutual_information=mutual_information(mapped),
     )
+
+
+def labelled_by_team(
+    mapped: Mapped,
+    protocol: Protocol,
+    by_cell: NDArray[np.int64],
+    looked: NDArray[np.bool_],
+) -> Labelled:
+    """Labels that cells bear already.
+
+    Parameters
+    ----------
+    by_cell : ndarray of int, shape (n,)
+        Place in `classes` of the label of each exposure's cell, or MISSING.
+    looked : ndarray of bool, shape (n,)
+        Exposures that were labelled themselves; they are not scored.
+    """
+    is_positive = np.where(by_cell == MISSING, MISSING, by_cell == _positive(mapped, protocol))
+    return Labelled(looked, np.full(len(mapped), MISSING), by_cell, is_positive)
 
 
 def label(mapped: Mapped, protocol: Protocol, rng: np.random.Generator) -> Labelled:

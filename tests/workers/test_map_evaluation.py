@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from cli import main
-from db.tables import Catalog, Exposure, ExposureCell
+from db.tables import Catalog, Exposure, ExposureCell, ModelVersion
 from tests.builders import (
     make_catalog,
     make_expert,
@@ -124,6 +124,34 @@ def test_without_a_table_the_truth_is_what_most_experts_say(exposures, engine):
     found = json.loads(result.output)
     assert found["n_exposures"] == 7
     assert found["scores"]["accuracy"]["value"] == 0.6
+
+
+def test_labels_that_a_team_gave_to_cells_are_scored_where_nobody_labelled_the_exposure(
+    exposures, truth, engine
+):
+    with Session(engine) as session, session.begin():
+        good, trails = (make_label_class(session, name) for name in ("Good", "Trails"))
+        expert = make_expert(session)
+        version = session.query(ModelVersion).one().id
+        first = session.query(Exposure).filter_by(name=exposures[0]).one().id
+        cell = {"model_version_id": version, "cell_row": 0, "cell_column": 0}
+        make_label(session, expert, good, **cell)
+        make_label(session, expert, trails, **{**cell, "cell_row": 1, "cell_column": 1})
+        make_label(session, expert, good, exposure_id=first)
+
+    result = evaluate("--truth", truth, "--labels", "team", "--json")
+
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert (found["n_looked"], found["n_scored"]) == (1, 3)
+    assert found["scores"]["accuracy"]["value"] == pytest.approx(2 / 3, abs=1e-3)
+    assert found["scores"]["coverage"]["value"] == pytest.approx(3 / 7, abs=1e-3)
+    assert "1 were labelled themselves" in evaluate("--truth", truth, "--labels", "team").output
+
+
+def test_labels_of_a_team_need_a_truth_and_cells_that_are_labelled(truth):
+    assert "needs --truth" in evaluate("--labels", "team").output
+    assert "no cell of" in evaluate("--labels", "team", "--truth", truth).output
 
 
 def test_what_is_missing_is_said(exposures, tmp_path):
