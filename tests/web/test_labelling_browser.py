@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from db.labels import Subject
+from db.tables import Label
 from tests.web.chromium import NEEDS_CHROMIUM, chromium, press
 from tests.web.team import PASSWORD, Team, gather
 
@@ -76,6 +79,12 @@ class Desk:
         )
         with self.team.engine.connect() as connection:
             return [tuple(row) for row in connection.execute(text(statement))]
+
+    def subjects(self) -> list[str]:
+        """What each label in the database is about, by its name in the page."""
+        with Session(self.team.engine) as session:
+            rows = session.scalars(select(Label).order_by(Label.id))
+            return [str(Subject.of(label)) for label in rows]
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +180,44 @@ def test_a_comment_ends_with_enter_and_gives_no_label(desk: Desk) -> None:
 
     expect(page.locator(".remarks")).to_contain_text("12 xz: a satellite?")
     assert desk.said() == [("ada", "comment", None)]
+
+
+def test_a_remark_and_a_label_go_to_the_exposure_that_the_bar_names_on_the_page_of_a_cell(
+    desk: Desk,
+) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/1")
+    press(page, "j")
+    about = page.locator(".label-target").inner_text()
+    assert about.startswith("For exposure ")
+    press(page, "c")
+    page.keyboard.type("a satellite?")
+    press(page, "Enter")
+    state(page, "Saved: comment on exposure ")
+    page.keyboard.type("two of them")
+    press(page, "Escape")
+    expect(page.locator(".label-target")).to_have_text(about)
+    press(page, "2")
+    state(page, "Saved: Bad seeing for exposure ")
+
+    assert desk.subjects() == [desk.team.exposure(2)] * 2
+    assert desk.said() == [("ada", "comment", None), ("ada", "label", "Bad seeing")]
+
+
+def test_the_cell_with_the_focus_is_remarked_on_and_labelled_from_inside_the_bar(
+    desk: Desk,
+) -> None:
+    page = desk.sign_in("ada", MAP)
+    page.locator("[role=gridcell] a").nth(1).focus()
+    press(page, "c")
+    page.keyboard.type("odd")
+    press(page, "Enter")
+    state(page, "Saved: comment on cell (0, 1)")
+    page.locator("[role=gridcell] a").nth(1).focus()
+    page.locator(".label-button").first.focus()
+    press(page, "Enter")
+    state(page, "Saved: Good for cell (0, 1)")
+
+    assert desk.subjects() == [desk.team.cell(0, 1)] * 2
 
 
 def test_two_experts_disagree_and_the_queue_shows_it(desk: Desk) -> None:

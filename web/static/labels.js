@@ -12,6 +12,7 @@
   const PATIENCE = 20_000; // milliseconds for an answer
   const PAUSES = [1, 2, 5, 10, 30]; // seconds between attempts
   const before = new Map(); // request → how its subjects looked before, while this page is open
+  let near = null; // the subject that had the focus last, outside the bar; null: what the page is about
   let sending = false;
   let pause = 0;
   let timer;
@@ -193,12 +194,20 @@
 
   // Saying something.
 
+  const chosen = () => [...document.querySelectorAll('[data-subject][aria-selected="true"]')];
+  const ofPage = () => bar.dataset.subjects.split(" ").filter(Boolean);
+
+  // What the next key is about, and what the line says: nothing else may ask where the focus is.
   function subjects() {
-    const chosen = [...document.querySelectorAll('[data-subject][aria-selected="true"]')];
-    const focused = document.activeElement?.closest("[data-subject]");
-    const found = chosen.length ? chosen : focused ? [focused] : [];
-    const names = found.map((element) => element.dataset.subject);
-    return names.length ? [...new Set(names)] : (bar?.dataset.subjects ?? "").split(" ").filter(Boolean);
+    const names = chosen().map((element) => element.dataset.subject);
+    if (names.length) return [...new Set(names)];
+    return near ? [near] : ofPage();
+  }
+
+  function stand(element) {
+    const subject = element?.closest("[data-subject]")?.dataset.subject;
+    near = subject ?? (ofPage().length ? null : near); // a map is about the cell that had the focus last
+    target();
   }
 
   function wording(names) {
@@ -290,12 +299,16 @@
     bar.addEventListener("mousedown", (event) => {
       if (event.target.closest("button")) event.preventDefault();
     });
-    document.addEventListener("focusin", (event) => bar.contains(event.target) || target());
+    document.addEventListener("focusin", (event) => bar.contains(event.target) || stand(event.target));
+    document.addEventListener("focusout", (event) => {
+      if (bar.contains(event.target)) return;
+      setTimeout(() => document.activeElement === document.body && stand(null));
+    });
     new MutationObserver(target).observe(document.body, {
       subtree: true,
       attributeFilter: ["aria-selected"],
     });
-    target();
+    stand(bar.contains(document.activeElement) ? null : document.activeElement);
     tally();
   }
   addEventListener("online", flush);
