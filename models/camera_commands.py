@@ -51,6 +51,13 @@ class Order:
     show_default=True,
     help="Share of exposures where nothing goes wrong.",
 )
+@click.option(
+    "--ccds",
+    type=click.IntRange(1, 99),
+    default=4,
+    show_default=True,
+    help="CCDs of 256 x 512 pixels in an exposure: each shows some 75 sources.",
+)
 @click.option("--full-size", is_flag=True, help="36 CCDs of 2048 x 4612 pixels: 700 MB each.")
 @click.option("--plain", is_flag=True, help="Write .fits instead of compressed .fits.fz.")
 @click.option("--processes", type=click.IntRange(1), help="[default: one for each processor]")
@@ -61,6 +68,7 @@ def exposures(
     first: int,
     faults: tuple[str, ...],
     good: float,
+    ccds: int,
     full_size: bool,
     plain: bool,
     processes: int | None,
@@ -77,7 +85,7 @@ def exposures(
     except ModuleNotFoundError as error:
         raise click.ClickException(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
-    chosen = camera.FULL_SIZE if full_size else camera.Camera()
+    chosen = camera.FULL_SIZE if full_size else camera.Camera(n_ccds=ccds)
     order = Order(out, seed, faults or FAULTY, good, chosen, not plain)
     numbers = range(first, first + count)
     with (out / "labels.csv").open("w", newline="", buffering=1) as file:  # line by line

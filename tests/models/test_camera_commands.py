@@ -42,14 +42,14 @@ def test_an_exposure_is_the_same_in_any_number_of_them_by_any_number_of_processe
     assert table(tmp_path / "a")[1:] == table(tmp_path / "b")
 
 
-def test_one_fault_alone_can_be_asked_for_in_plain_files(tmp_path):
-    chosen = ("--fault", "crowding", "--good", 0, "--plain")
+def test_one_fault_more_ccds_and_plain_files_can_be_asked_for(tmp_path):
+    chosen = ("--fault", "crowding", "--good", 0, "--plain", "--ccds", 3)
 
     simulate(tmp_path, "--n", 2, "--processes", 1, *chosen)
 
     assert {row["fault"] for row in table(tmp_path)} == {"crowding"}
     with fits.open(tmp_path / "sim0-000000.fits") as file:
-        assert isinstance(file[1], fits.ImageHDU)
+        assert [type(hdu) for hdu in file[1:]] == [fits.ImageHDU] * 3
 
 
 def test_without_galsim_the_command_says_what_to_install(tmp_path, monkeypatch):
