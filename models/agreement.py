@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:  # imports scipy.stats, which takes a second that a web server should not wait
-    from models.scores import Interval
+from models.scores import Interval
 
 Votes = NDArray[np.integer]
 
@@ -102,13 +100,12 @@ def cohen(first: ArrayLike, second: ArrayLike) -> float:
     ----------
     Cohen (1960), Educ. Psychol. Meas. 20, 37.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     a, b = np.asarray(first), np.asarray(second)
     both = (a != MISSING) & (b != MISSING)
-    if len(np.unique([a[both], b[both]])) < 2:
+    if not both.any():
         return float("nan")
-    return float(cohen_kappa_score(a[both], b[both]))
+    table = _table(a[both], b[both], int(max(a.max(), b.max())) + 1)
+    return float(_cohen(table[None])[0])
 
 
 def fleiss(votes: Votes) -> float:
@@ -288,11 +285,17 @@ def _each_pair(
     for first, second in combinations(range(votes.shape[1]), 2):
         a, b = votes[:, first], votes[:, second]
         both = (a != MISSING) & (b != MISSING)
-        table = np.bincount(a[both] * k + b[both], minlength=k * k)
+        table = _table(a[both], b[both], k)
         n = int(both.sum())
-        drawn = rng.multinomial(n, table / n, n_resamples) if n else np.zeros((0, k * k))
+        shares = table.ravel() / max(n, 1)
+        drawn = rng.multinomial(n, shares, n_resamples) if n else np.zeros((0, k * k))
         interval = _interval(cohen(a, b), _cohen(drawn.reshape(-1, k, k)))
-        yield Pair(first, second, n, interval, table.reshape(k, k))
+        yield Pair(first, second, n, interval, table)
+
+
+def _table(a: NDArray, b: NDArray, k: int) -> NDArray[np.int64]:
+    """How often each class of a meets each class of b, (k, k)."""
+    return np.bincount(a.astype(np.int64) * k + b, minlength=k * k).reshape(k, k)
 
 
 def _patterns(votes: Votes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -303,7 +306,7 @@ def _patterns(votes: Votes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _cohen(tables: NDArray) -> NDArray[np.float64]:
-    """Cohen's kappa of resampled tables, (r, k, k); what `cohen` says of one."""
+    """Cohen's kappa of tables, (r, k, k); NaN where all is in one class."""
     n = tables.sum(axis=(1, 2))
     observed = np.trace(tables, axis1=1, axis2=2) / n
     chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1) / n**2
@@ -345,8 +348,6 @@ def _coincidences(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _interval(value: float, draws: NDArray[np.float64]) -> Interval:
-    from models.scores import Interval
-
     defined = draws[~np.isnan(draws)]
     if np.isnan(value) or not len(defined):
         return Interval(value, float("nan"), float("nan"))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Metric = Callable[[NDArray[np.bool_], NDArray[np.float64]], float]
 
@@ -298,6 +297,8 @@ def contamination(
     spared = rng.beta(errors.tn + 0.5, errors.fp + 0.5, n_draws)
     power = found + spared - 1
     found, spared, power = (each[power > 0] for each in (found, spared, power))
+    from scipy import stats  # takes seconds to import
+
     called = stats.beta(n_called + 1, n_sources - n_called + 1)
     lowest, highest = called.cdf(1 - spared), called.cdf(found)
     weight = (highest - lowest) / power  # likelihood of the calls, over every share

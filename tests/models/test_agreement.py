@@ -1,5 +1,7 @@
 """Agreement and consensus: published worked examples, simulated experts, degenerate votes."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -261,3 +263,19 @@ def test_a_value_is_read_as_cautiously_as_its_interval(
 def test_what_are_no_votes_is_refused(votes: NDArray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         agreement.majority(votes, n_classes=3)
+
+
+def test_nothing_slow_is_imported_to_measure_agreement() -> None:
+    script = """
+import sys
+import numpy as np
+from models import agreement
+votes = np.array([[0, 1, 1], [1, 1, 0], [0, 0, -1]])
+agreement.overall(votes), agreement.pairs(votes), agreement.dawid_skene(votes)
+print(*[name for name in ("scipy.stats", "sklearn", "pandas") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == []
