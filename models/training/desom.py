@@ -6,6 +6,7 @@ Every random choice follows from the seed. What cutouts and exposures there are 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -112,7 +113,7 @@ def train(
     Raises
     ------
     ValueError
-        There are fewer than 10 inputs.
+        There are fewer than 10 inputs, or the checkpoints are those of another training.
     """
     if len(inputs) < 10:
         raise ValueError(
@@ -127,7 +128,8 @@ def train(
         model.scale.fit(inputs[learnt])
     scaled = _scaled(model, inputs[learnt])
     start_from_samples(model, scaled, seed)
-    _fit(model, scaled, preset, seed, checkpoints, progress)
+    kept = Checkpoints(checkpoints, preset, seed, inputs) if checkpoints else None
+    _fit(model, scaled, preset, seed, kept, progress)
     return _measured(model, inputs[held_out], len(learnt))
 
 
@@ -192,52 +194,82 @@ def _fit(
     scaled: NDArray[np.float16],
     preset: Preset,
     seed: int,
-    checkpoints: Path | None,
+    checkpoints: Checkpoints | None,
     progress: Progress | None,
 ) -> None:
     network = trainer(model, preset)
-    for number in range(_resume(network, preset, seed, checkpoints), preset.rounds):
+    done = checkpoints.resume(network) if checkpoints else 0
+    for number in range(done, preset.rounds):
         steps = min(ROUND, preset.iterations - number * ROUND)
         rng = np.random.default_rng([seed, 2, number])
         rows = rng.integers(0, len(scaled), steps * preset.batch)
         batch = scaled[rows].astype(np.float32)
         network.fit(batch, batch, batch_size=preset.batch, shuffle=False, verbose=0)
         if checkpoints and ((number + 1) % KEEP == 0 or number + 1 == preset.rounds):
-            _keep(network, preset, seed, checkpoints, number + 1)
+            checkpoints.keep(network, number + 1)
         if progress:
             progress(1)
 
 
-def _resume(network: keras.Model, preset: Preset, seed: int, checkpoints: Path | None) -> int:
-    """Rounds already done; their weights are loaded.
+class Checkpoints:
+    """A folder with the state of one training, whole at any moment.
 
-    Raises
-    ------
-    ValueError
-        The checkpoint is that of another training.
+    Weights and log are written under other names first. The log names the weights that belong to
+    it, so that a process killed in between leaves the state before.
     """
-    if checkpoints is None:
-        return 0
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    log = checkpoints / "training.json"
-    if not log.is_file():
-        return 0
-    kept = json.loads(log.read_text())
-    if kept["preset"] != asdict(preset) or kept["seed"] != seed:
-        raise ValueError(
-            f"{log} belongs to another training ({kept['preset']}, seed {kept['seed']}): remove "
-            "it, or choose another folder"
-        )
-    network.optimizer.build(network.trainable_variables)
-    network.load_weights(checkpoints / "training.weights.h5")
-    return int(kept["rounds_done"])
+
+    def __init__(self, folder: Path, preset: Preset, seed: int, inputs: NDArray) -> None:
+        """Find the folder, or make it; what is in it must come from the same three."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.log = folder, folder / "training.json"
+        self.training = {"preset": asdict(preset), "seed": seed, "inputs": _identity(inputs)}
+
+    def resume(self, network: keras.Model) -> int:
+        """Rounds already done; their weights are loaded.
+
+        Raises
+        ------
+        ValueError
+            The state is that of another training, or is damaged.
+        """
+        if not self.log.is_file():
+            return 0
+        kept = json.loads(self.log.read_text())
+        other = [name for name, value in self.training.items() if kept.get(name) != value]
+        if other:
+            raise ValueError(
+                f"{self.log} belongs to another training (other {' and '.join(other)}): remove "
+                "the folder, or choose another"
+            )
+        network.optimizer.build(network.trainable_variables)
+        weights = self.folder / kept["weights"]
+        try:
+            network.load_weights(weights)
+        except OSError as error:
+            raise ValueError(
+                f"{weights} cannot be read ({error}): remove {self.folder} to begin anew"
+            ) from error
+        return int(kept["rounds_done"])
+
+    def keep(self, network: keras.Model, done: int) -> None:
+        """Keep the state after so many rounds in place of the one before."""
+        before = set(self.folder.glob("round-*.weights.h5"))
+        weights = self.folder / f"round-{done}.weights.h5"
+        unfinished = self.folder / "unfinished.weights.h5"
+        network.save_weights(unfinished)
+        unfinished.replace(weights)
+        facts = {**self.training, "rounds_done": done, "weights": weights.name}
+        unfinished = self.folder / "unfinished.json"
+        unfinished.write_text(json.dumps(facts))
+        unfinished.replace(self.log)
+        for old in before - {weights}:
+            old.unlink()
 
 
-def _keep(network: keras.Model, preset: Preset, seed: int, checkpoints: Path, done: int) -> None:
-    """Write the weights first: a log without them would be worse than the reverse."""
-    network.save_weights(checkpoints / "training.weights.h5")
-    facts = {"preset": asdict(preset), "seed": seed, "rounds_done": done}
-    (checkpoints / "training.json").write_text(json.dumps(facts))
+def _identity(inputs: NDArray) -> str:
+    """What tells inputs from any others."""
+    digest = hashlib.sha256(np.ascontiguousarray(inputs).data)
+    return f"{inputs.dtype} {inputs.shape} {digest.hexdigest()}"
 
 
 def _measured(model: desom.Desom, held_out: NDArray, n_trained: int) -> Trained:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -110,12 +111,50 @@ def test_an_interrupted_training_is_continued(trained, cutouts, tmp_path):
     assert np.allclose(desom.prototypes(resumed.model), desom.prototypes(trained.model), atol=1e-2)
 
 
+@pytest.mark.parametrize("crash", ["save_weights", "write_text"])
+def test_a_training_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
+    trained, cutouts, tmp_path, monkeypatch, crash
+):
+    place = keras.Model if crash == "save_weights" else Path
+    write, n_written, calls = getattr(place, crash), [], []
+
+    def die_halfway(self, *arguments):
+        n_written.append(1)
+        if len(n_written) < 3:
+            return write(self, *arguments)
+        path = arguments[0] if crash == "save_weights" else self
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "KEEP", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, crash, die_halfway)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(cutouts, TINY, 1, checkpoints=tmp_path)
+    resumed = training.train(cutouts, TINY, 1, checkpoints=tmp_path, progress=calls.append)
+
+    assert len(calls) == TINY.rounds - 2
+    assert np.allclose(desom.prototypes(resumed.model), desom.prototypes(trained.model), atol=1e-2)
+
+
 def test_the_checkpoint_of_another_training_is_refused(cutouts, tmp_path):
     short = replace(TINY, iterations=2)
     training.train(cutouts, short, 1, checkpoints=tmp_path)
 
-    with pytest.raises(ValueError, match="belongs to another training"):
+    with pytest.raises(ValueError, match="belongs to another training \\(other seed\\)"):
         training.train(cutouts, short, 2, checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="belongs to another training \\(other inputs\\)"):
+        training.train(cutouts[:-1], short, 1, checkpoints=tmp_path)
+
+
+def test_a_damaged_checkpoint_says_what_to_do(cutouts, tmp_path):
+    short = replace(TINY, iterations=2)
+    training.train(cutouts, short, 1, checkpoints=tmp_path)
+    (weights,) = tmp_path.glob("*.weights.h5")
+    weights.write_bytes(b"half")
+
+    with pytest.raises(ValueError, match="to begin anew"):
+        training.train(cutouts, short, 1, checkpoints=tmp_path)
 
 
 def test_too_few_inputs_are_refused(cutouts):
