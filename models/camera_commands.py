@@ -75,8 +75,8 @@ def exposures(
 ) -> None:
     """Take exposures with a simulated camera, good ones and faulty ones, into the folder OUT.
 
-    The truth is in OUT/labels.csv and not in the exposures. The same seed gives the same pixels,
-    whatever the number of exposures and processes.
+    The truth is in OUT/labels.csv and not in the exposures; rows of other exposures stay in it. The
+    same seed gives the same pixels, whatever the number of exposures and processes.
     """
     from models.commands import progress_bar
 
@@ -88,14 +88,37 @@ def exposures(
     chosen = camera.FULL_SIZE if full_size else camera.Camera(n_ccds=ccds)
     order = Order(out, seed, faults or FAULTY, good, chosen, not plain)
     numbers = range(first, first + count)
+    kept = _others(out / "labels.csv", seed, numbers)
     with (out / "labels.csv").open("w", newline="", buffering=1) as file:  # line by line
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
+        table.writerows(kept)
         with progress_bar("exposures", count) as step:
             for row in _take(order, numbers, processes or os.cpu_count() or 1):
                 table.writerow(row)
                 step(1)
     click.echo(f"Wrote {count} exposures to {out}, and what is wrong with them to labels.csv.")
+
+
+def _others(path: Path, seed: int, numbers: range) -> list[dict[str, str]]:
+    """Rows of a table that is there already, but for those of the exposures to be made."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        table = csv.DictReader(file)
+        rows = list(table)
+        columns = tuple(table.fieldnames or ())
+    if rows and columns != COLUMNS:
+        raise click.ClickException(
+            f"{path} is no table of simulated exposures: expected the columns "
+            f"{', '.join(COLUMNS)}; arrived {', '.join(columns)}. Choose another folder"
+        )
+    names = {_name(seed, number) for number in numbers}
+    return [row for row in rows if row["name"] not in names]
+
+
+def _name(seed: int, number: int) -> str:
+    return f"sim{seed}-{number:06d}"
 
 
 def _take(order: Order, numbers: range, processes: int) -> Iterator[dict[str, object]]:
@@ -113,7 +136,7 @@ def take_one(order: Order, number: int) -> dict[str, object]:
     rng = np.random.default_rng([order.seed, number])
     fault, strength = camera.choose(rng, order.faults, order.good)
     conditions = camera.observe(order.camera, fault, strength, rng)
-    name = f"sim{order.seed}-{number:06d}"
+    name = _name(order.seed, number)
     path = order.out / (name + (".fits.fz" if order.compress else ".fits"))
     ccds = camera.read_out(conditions)
     camera_files.write_ccds(order.camera, conditions.header, ccds, path, order.compress)

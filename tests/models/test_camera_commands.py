@@ -42,6 +42,27 @@ def test_an_exposure_is_the_same_in_any_number_of_them_by_any_number_of_processe
     assert table(tmp_path / "a")[1:] == table(tmp_path / "b")
 
 
+def test_the_truth_about_exposures_made_before_stays_in_the_table(tmp_path):
+    simulate(tmp_path, "--n", 2, "--seed", 5, "--processes", 1)
+    before = table(tmp_path)
+    simulate(tmp_path, "--n", 2, "--seed", 5, "--first", 1, "--processes", 1)
+    simulate(tmp_path, "--n", 1, "--seed", 6, "--processes", 1)
+
+    rows = table(tmp_path)
+    assert rows[:2] == before
+    assert [row["name"] for row in rows[2:]] == ["sim5-000002", "sim6-000000"]
+
+
+def test_another_table_in_the_folder_is_not_overwritten(tmp_path):
+    (tmp_path / "labels.csv").write_text("name,label\nmine,Good\n")
+
+    result = simulate(tmp_path, "--n", 1, "--processes", 1)
+
+    assert result.exit_code == 1
+    assert "is no table of simulated exposures" in result.output
+    assert table(tmp_path) == [{"name": "mine", "label": "Good"}]
+
+
 def test_one_fault_more_ccds_and_plain_files_can_be_asked_for(tmp_path):
     chosen = ("--fault", "crowding", "--good", 0, "--plain", "--ccds", 3)
 
