@@ -105,7 +105,7 @@ def import_labels(
     ImportRefused, db.experts.UnknownExpert, db.label_classes.BadClass
     """
     table = read(path, kind, column)
-    prefix = f"import:{_fingerprint(path, kind, catalog_id, column)}:"
+    prefix = f"{labels.IMPORTED}{_fingerprint(path, kind, catalog_id, column)}:"
     with session_factory(engine).begin() as session:
         expert = _labelling_expert(session, expert_name)
         classes, added = _classes(session, table.labels.values(), add_classes)

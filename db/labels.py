@@ -25,6 +25,7 @@ MAX_SUBJECTS = 1_000  # in one request; the published map has 625 cells
 MAX_COMMENT = 2_000  # characters
 PAGE_SIZE = 100  # rows of a history
 REQUEST = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+IMPORTED = "import:"  # how the requests of imported tables begin
 KINDS = {
     "cell": ("model_version_id", "cell_row", "cell_column"),
     "exposure": ("exposure_id",),
@@ -158,7 +159,7 @@ def undo(session: Session, expert_id: int, request: str, of: str | None = None) 
     Parameters
     ----------
     of : str, optional
-        Name of the request; default: the last one that was not taken back.
+        Name of the request; default: that of `last`.
 
     Raises
     ------
@@ -181,6 +182,39 @@ def undo(session: Session, expert_id: int, request: str, of: str | None = None) 
         for label in labels
     ]
     return _insert(session, expert, request, rows)
+
+
+def last(session: Session, expert_id: int) -> Sequence[Label]:
+    """Return what the expert said last and did not take back; none if there is nothing.
+
+    Imported labels are left out: they are taken back by the name of their request only.
+    """
+    newest = (
+        _standing(expert_id)
+        .with_only_columns(Label.request)
+        .where(~Label.request.startswith(IMPORTED))
+        .order_by(Label.id.desc())
+        .limit(1)
+    )
+    request = session.scalar(newest)
+    return [] if request is None else _standing_of(session, expert_id, request)
+
+
+def wording(session: Session, labels: Sequence[Label]) -> str:
+    """Say in words what a request said, or what an undo took back: "Good for cell (3, 3)"."""
+    taken_back = [label.undoes for label in labels if label.undoes is not None]
+    if taken_back:
+        one_by_one = select(Label).where(Label.id.in_(taken_back)).order_by(Label.item)
+        return wording(session, session.scalars(one_by_one).all())
+    first, subjects = labels[0], [Subject.of(label) for label in labels]
+    if first.label_class_id is not None:
+        said = f"{find_class(session, first.label_class_id).name} for"
+    else:
+        said = "comment on" if first.action == "comment" else "no opinion on"
+    if len(subjects) == 1:
+        return f"{said} {names(session, subjects)[subjects[0]]}"
+    kinds = {subject.kind for subject in subjects}
+    return f"{said} {len(subjects):,} {kinds.pop() + 's' if len(kinds) == 1 else 'subjects'}"
 
 
 def current(session: Session, subjects: Sequence[Subject]) -> dict[Subject, list[Row]]:
@@ -418,21 +452,26 @@ def _insert(
 
 
 def _to_undo(session: Session, expert_id: int, of: str | None) -> Sequence[Label]:
-    standing = select(Label).where(
-        Label.expert_id == expert_id, Label.action != "undo", ~_is_undone(Label)
-    )
-    if of is None:
-        of = session.scalar(
-            standing.with_only_columns(Label.request).order_by(Label.id.desc()).limit(1)
-        )
-        if of is None:
-            raise NothingToUndo("nothing is left to take back")
-    labels = session.scalars(standing.where(Label.request == of).order_by(Label.item)).all()
+    labels = _standing_of(session, expert_id, of) if of else last(session, expert_id)
     if labels:
         return labels
+    if of is None:
+        raise NothingToUndo("nothing is left to take back")
     if _stored(session, expert_id, of):
         raise NothingToUndo(f"request {of!r} was taken back already")
     raise NothingToUndo(f"you made no request {of[:100]!r}")
+
+
+def _standing(expert_id: int) -> sa.Select[tuple[Label]]:
+    """Select what an expert said and did not take back."""
+    return select(Label).where(
+        Label.expert_id == expert_id, Label.action != "undo", ~_is_undone(Label)
+    )
+
+
+def _standing_of(session: Session, expert_id: int, request: str) -> Sequence[Label]:
+    own = _standing(expert_id).where(Label.request == request).order_by(Label.item)
+    return session.scalars(own).all()
 
 
 def _check_words(words: str) -> None:

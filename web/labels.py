@@ -21,7 +21,7 @@ from db import label_classes, labels
 from db.label_classes import UnknownClass
 from db.labels import Stored, Subject
 from db.tables import Expert, Label, LabelClass
-from web.accounts import SignInNeeded, current, needs, safe_next
+from web.accounts import SignInNeeded, current, may, needs, safe_next
 from web.database import session, writing_session
 from web.errors import Missing, wants_json
 from web.parameters import BadParameter, read_arguments
@@ -56,6 +56,8 @@ class Bar:
     propagated: Mapping[Subject, Sequence[Row]]
     remarks: Mapping[Subject, Sequence[Row]]
     request: str
+    last: Sequence[Label]
+    last_words: str
 
 
 def register(app: Flask) -> None:
@@ -76,6 +78,7 @@ def labelling(words: Sequence[str]) -> Bar:
             subject: [row for row in rows if reader and row.Label.expert_id == reader.id]
             for subject, rows in remarks.items()
         }
+    last = labels.last(session(), reader.id) if reader is not None and may("expert") else ()
     return Bar(
         subjects,
         labels.names(session(), subjects),
@@ -85,6 +88,8 @@ def labelling(words: Sequence[str]) -> Bar:
         {} if blind else {one: labels.propagated(session(), one) for one in subjects},
         remarks,
         secrets.token_urlsafe(12),
+        last,
+        labels.wording(session(), last) if last else "",
     )
 
 
@@ -140,11 +145,23 @@ def give() -> Response | tuple[Response, int]:
 @blueprint.post("/labels/undo")
 @needs("expert")
 def undo() -> Response | tuple[Response, int]:
-    """Take back a whole request of the expert, the last one unless it is named."""
+    """Take back a whole request of the expert, that of `last` unless it is named."""
     fields = _fields()
     return _answered(
         lambda own, expert: labels.undo(own, expert.id, fields.request, fields.of or None), fields
     )
+
+
+@blueprint.get("/labels/last")
+@needs("expert")
+def last() -> Response:
+    """Say what undo takes back if no request is named."""
+    said = labels.last(session(), cast(Expert, current()).id)
+    if not said:
+        return jsonify({"last": None})
+    words = labels.wording(session(), said)
+    when = said[0].created_at.isoformat()
+    return jsonify({"last": {"request": said[0].request, "words": words, "created_at": when}})
 
 
 @blueprint.get("/labels/said")
@@ -235,6 +252,7 @@ def _answered(store: Any, fields: Fields) -> Response | tuple[Response, int]:
             stored = store(own, expert)
             subjects = [Subject.of(label) for label in stored.labels]
             now = _now(own, subjects, expert)
+            words = labels.wording(own, stored.labels)
     except (labels.BadLabel, label_classes.BadClass) as error:
         raise NotStored(_sentence(error)) from error
     except (labels.UnknownSubject, UnknownClass) as error:
@@ -246,6 +264,7 @@ def _answered(store: Any, fields: Fields) -> Response | tuple[Response, int]:
     answer = {
         "request": fields.request,
         "repeated": not stored.is_new,
+        "words": words,
         "labels": [facts(label) for label in stored.labels],
         "now": now,
     }

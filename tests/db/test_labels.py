@@ -195,6 +195,33 @@ def test_undo_takes_back_the_whole_of_the_last_request(session: Session, team: T
     assert [says(session, team.ada, cell) for cell in cells] == ["Bad seeing", None, None]
 
 
+def test_undo_without_a_name_leaves_imported_labels_alone(session: Session, team: Team) -> None:
+    cell = team.cell(0, 0)
+    labels.give(session, team.ada.id, "import:night:0", [cell], team.good.id)
+
+    assert labels.last(session, team.ada.id) == []
+    with pytest.raises(labels.NothingToUndo, match="nothing is left"):
+        labels.undo(session, team.ada.id, "u1")
+    labels.undo(session, team.ada.id, "u1", of="import:night:0")
+
+    assert says(session, team.ada, cell) is None
+
+
+def test_what_was_said_and_taken_back_is_told_in_words(session: Session, team: Team) -> None:
+    cells = [team.cell(1, column) for column in range(3)]
+    said = labels.give(session, team.ada.id, "r1", cells, team.good.id)
+    remark = labels.comment(session, team.ada.id, "r2", cells[:1], "hmm")
+    cleared = labels.clear(session, team.ada.id, "r3", cells[:2])
+    undone = labels.undo(session, team.ada.id, "u1", of="r1")
+
+    assert [labels.wording(session, one.labels) for one in (said, remark, cleared, undone)] == [
+        "Good for 3 cells",
+        "comment on cell (1, 0)",
+        "no opinion on 2 cells",
+        "Good for 3 cells",
+    ]
+
+
 def test_undo_of_an_earlier_request_leaves_the_later_one(session: Session, team: Team) -> None:
     cell = team.cell(0, 0)
     labels.give(session, team.ada.id, "r1", [cell], team.good.id)

@@ -149,6 +149,44 @@ def test_an_expert_labels_a_cell_and_takes_it_back_with_the_keyboard_alone(desk:
     state(page, "Nothing is left to take back")
 
 
+def test_without_remembering_a_browser_shows_what_was_said_last_before_taking_it_back(
+    desk: Desk,
+) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    desk.team.say(
+        "ada", request="r1", subjects=[desk.team.exposure(0)], label_class_id=desk.team.good
+    )
+    desk.team.say(
+        "ada", request="import:x:0", subjects=[desk.team.cell(0, 2)], label_class_id=desk.team.good
+    )
+
+    press(page, "z")
+    state(page, "Take back: Good for exposure")
+    assert [action for _, action, _ in desk.said()] == ["label", "label"]
+    press(page, "z")
+    state(page, "Took back: Good for exposure")
+    assert desk.subjects()[2] == desk.team.exposure(0)
+    press(page, "z")
+
+    state(page, "Nothing is left to take back")
+    assert [action for _, action, _ in desk.said()] == ["label", "label", "undo"]
+
+
+def test_another_act_between_lets_undo_ask_no_more(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    desk.team.say(
+        "ada", request="r1", subjects=[desk.team.exposure(0)], label_class_id=desk.team.good
+    )
+    press(page, "z")
+    state(page, "Take back: Good for exposure")
+
+    press(page, "2")
+    state(page, "Saved: Bad seeing for cell (0, 0)")
+    press(page, "z")
+
+    state(page, "Took back: Bad seeing for cell (0, 0)")
+
+
 def test_several_cells_are_labelled_at_once_and_their_exposures_show_it_apart(desk: Desk) -> None:
     page = desk.sign_in("ada", MAP)
     page.locator("[role=gridcell] a").first.focus()
@@ -158,7 +196,7 @@ def test_several_cells_are_labelled_at_once_and_their_exposures_show_it_apart(de
 
     press(page, "2")
 
-    state(page, "Saved: Bad seeing for 4 selected")
+    state(page, "Saved: Bad seeing for 4 cells")
     expect(page.locator(".cell.label-1")).to_have_count(4)
     expect(page.locator("[data-key='2'] .tally")).to_have_text("4")
     page.goto(f"/exposures/{desk.team.exposures[2]}")
@@ -166,7 +204,7 @@ def test_several_cells_are_labelled_at_once_and_their_exposures_show_it_apart(de
     expect(page.locator(".label-bar .label-said")).to_contain_text("Nobody has labelled it.")
     page.goto(MAP)
     press(page, "z")
-    state(page, "Saved: undo")
+    state(page, "Took back: Bad seeing for 4 cells")
     expect(page.locator(".cell.label-1")).to_have_count(0)
 
 

@@ -8,11 +8,13 @@
   const unsent = document.querySelector("#unsent");
   const STORE = `skygloss label ${expert} `; // followed by the time, so that keys are in order
   const SAID = `skygloss said ${expert}`; // names of the last requests, for undo
+  const UNDO = "undo";
   const MOST = 50; // of those
   const PATIENCE = 20_000; // milliseconds for an answer
   const PAUSES = [1, 2, 5, 10, 30]; // seconds between attempts
   const before = new Map(); // request → how its subjects looked before, while this page is open
   let near = null; // the subject that had the focus last, outside the bar; null: what the page is about
+  let asked = null; // the request that undo takes back when it is pressed once more
   let sending = false;
   let pause = 0;
   let timer;
@@ -152,7 +154,7 @@
 
   function settle(words, facts) {
     for (const [subject, now] of Object.entries(facts.now)) paint(subject, now.shown);
-    say("saved", `Saved: ${words}`);
+    say("saved", `${words === UNDO ? "Took back" : "Saved"}: ${facts.words}`);
     renew(Object.keys(facts.now));
     dispatchEvent(new CustomEvent("labels-saved", { detail: facts }));
   }
@@ -220,6 +222,7 @@
   function act(path, words, body, shown) {
     const request = put(path, words, body);
     if (!request) return;
+    asked = null;
     if (body.action) remember(request);
     if (body.action === "label" || body.action === "clear") {
       before.set(request, body.subjects.map((subject) => [subject, look(subject)]));
@@ -258,10 +261,32 @@
   }
 
   function undo() {
-    const of = saidBefore().at(-1);
+    const of = saidBefore().at(-1) ?? asked;
+    if (!of) return askWhatWasLast();
     for (const [subject, shown] of before.get(of) ?? []) paint(subject, shown, "saving");
-    act("/labels/undo", "undo", of ? { of } : {});
+    act("/labels/undo", UNDO, { of });
     forget(of);
+  }
+
+  // This browser knows of nothing more: what the server knows is shown before it is taken back.
+  async function askWhatWasLast() {
+    if (waiting().length) return say("unsent", "Not saved yet, but kept here; what was before it can be taken back then.");
+    let facts;
+    try {
+      const answer = await fetch("/labels/last", {
+        headers: { Accept: "application/json" },
+        signal: AbortSignal.timeout(PATIENCE),
+      });
+      facts = await answer.json();
+      if (!answer.ok) return say("refused", `Nothing was taken back: ${facts.detail}`);
+    } catch {
+      return say("refused", "Nothing was taken back: the server does not say what was last.");
+    }
+    const { last } = facts;
+    if (!last) return say("refused", "Nothing is left to take back.");
+    asked = last.request;
+    const when = new Date(last.created_at).toLocaleString();
+    say("asks", `Take back: ${last.words}, said ${when}? Press undo once more.`);
   }
 
   function press(button) {
