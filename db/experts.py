@@ -255,9 +255,18 @@ def set_enabled(session: Session, expert: Expert, enabled: bool) -> None:
         _revoke_all(session, expert.id)
 
 
-def set_blind(session: Session, expert_id: int, blind: bool) -> None:
-    """Hide from an expert what others said, or show it."""
-    session.execute(sa.update(Expert).where(Expert.id == expert_id).values(blind=blind))
+def set_blind(session: Session, expert_id: int, blind: bool, address: str = "") -> None:
+    """Hide from an expert what others said, or show it; when it is switched is audited."""
+    changed = (
+        sa.update(Expert)
+        .where(Expert.id == expert_id, Expert.blind != blind)
+        .values(blind=blind)
+        .returning(Expert.name)
+    )
+    name = session.scalar(changed)
+    if name is not None:
+        word = "blind mode on" if blind else "blind mode off"
+        audit.record(session, word, name, expert_id, address)
 
 
 def may(expert: Expert, role: str) -> bool:

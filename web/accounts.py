@@ -210,8 +210,9 @@ def change_password() -> str:
 @needs("viewer")
 def change_blind() -> Response:
     """Hide what others say, or show it."""
+    _refuse_programs()
     with writing_session() as own:
-        experts.set_blind(own, _me().id, request.form.get("blind") == "yes")
+        experts.set_blind(own, _me().id, request.form.get("blind") == "yes", address())
     return redirect(safe_next(request.form.get("next", url_for("accounts.account"))), 303)
 
 
@@ -295,7 +296,7 @@ def _keep_private(response: Response) -> Response:
 
 def _refuse_programs() -> None:
     if cast(Token, g.token).kind == "program":
-        raise NotYours("A program's token opens no password and no other tokens.")
+        raise NotYours("A program's token opens no password, no other tokens and no blind mode.")
 
 
 def _me() -> Expert:

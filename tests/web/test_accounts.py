@@ -313,6 +313,20 @@ def test_whoever_holds_a_session_cannot_guess_the_password_either(team: Team) ->
     assert answers == [400] * 10 + [429] * 2
 
 
+def test_switching_blind_mode_is_audited_and_closed_to_programs(team: Team) -> None:
+    ada = team.browser("ada")
+    for word in ("yes", "yes", "no"):
+        ada.post("/account/blind", data={"blind": word})
+
+    answer = team.visitor().post(
+        "/account/blind", data={"blind": "yes"}, headers=bearer(make_token(team, "ada"))
+    )
+
+    assert answer.status_code == 403
+    switched = [row for row in team.audited() if row[0].startswith("blind mode")]
+    assert switched == [("blind mode on", "ada"), ("blind mode off", "ada")]
+
+
 def test_blind_mode_is_switched_on_the_account_page(team: Team) -> None:
     ada = team.browser("ada")
     assert "Hide what others say" in ada.get("/account").text
