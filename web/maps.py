@@ -14,7 +14,8 @@ import numpy as np
 from flask import Blueprint, make_response, render_template, url_for
 from werkzeug.wrappers import Response
 
-from db import exposure_queries, maps, queries
+from db import exposure_queries, labels, maps, queries
+from db.labels import Subject
 from db.maps import NOTHING, Kind, Map, MapName, Occupancy, Place, Said
 from db.tables import LabelClass
 from web import cutouts, exposure_cards, map_pictures
@@ -397,9 +398,11 @@ def _cards(shown: Map, ids: list[int]) -> dict[int, Any]:
         return exposure_cards.cards(exposure_queries.some(session(), shown, ids), shown)
     sources = {row["source_id"]: row for row in queries.annotated(session(), ids)}
     pictures = queries.pictures(session(), ids)
+    said = labels.shown(session(), [Subject("source", (one,)) for one in ids], current())
     return {
         key: {
             "source": row,
+            "label": said.get(f"source:{key}"),
             "addresses": cutouts.addresses(pictures[key]) if key in pictures else None,
             "missing": cutouts.missing(pictures.get(key)),
         }

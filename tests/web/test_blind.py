@@ -70,6 +70,7 @@ def _asked(atlas: Atlas) -> Iterator[tuple[str, dict[str, object]]]:
     for subject in (f"source:{source}", f"exposure:{exposure}", team.cell(1, 2)):
         yield "labels.said", {"subject": subject}
     yield "label_history.page", {}
+    yield "labels.last", {}
     yield "disagreements.report", {"kind": "exposure"}
 
 
@@ -94,6 +95,7 @@ def atlas(
         engine = create_engine(url)
         atlas = maps.draw(engine, tmp_path_factory.mktemp("blind"))
         atlas.team.change("DELETE FROM label")
+        atlas.team.change("UPDATE expert SET role = 'expert' WHERE name = 'vera'")
         with Session(engine) as session, session.begin():
             _represent(session, atlas.sources)
             chosen = select(Source.id).where(Source.id.in_(atlas.sources))

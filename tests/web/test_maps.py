@@ -225,6 +225,23 @@ def test_members_show_the_label_of_the_cell_apart_from_their_own(client: FlaskCl
     assert re.search(r"001p 0\.125 away novel", page)
 
 
+@pytest.mark.parametrize("members", ["", "/members"])
+def test_a_labelled_source_bears_its_label_among_the_members(atlas: Atlas, members: str) -> None:
+    team, source = atlas.team, f"source:{atlas.sources[0]}"
+    team.say(
+        "ada", request=f"of-a-source{len(members)}", subjects=[source], label_class_id=team.bad
+    )
+    try:
+        page = team.visitor().get(f"/maps/source_map/0/0{members}").text
+    finally:
+        team.change("DELETE FROM label WHERE source_id IS NOT NULL")
+
+    card = page[page.index(f'data-subject="{source}"') - 100 :].split("</a>")[0]
+    assert "card labelled label-1" in card
+    assert 'data-label="Bad seeing"' in card
+    assert ">Bad seeing</span>" in card
+
+
 def test_an_empty_database_says_how_to_get_maps(server_url: URL, template: URL) -> None:
     from web import create_app
 
