@@ -102,7 +102,7 @@ def detect(pixels: NDArray[Any]) -> Detection:
     if missing is not None:
         signal[missing] = 0
     background = sep.Background(signal, left_out, bw=MESH, bh=MESH)
-    if not background.globalrms > 0:
+    if not 0 < background.globalrms < np.inf or not np.isfinite(background.globalback):
         return nothing(flags | CcdFlag.NO_SIGNAL)
     background.subfrom(signal)
     if left_out is not None:

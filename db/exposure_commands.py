@@ -46,10 +46,9 @@ def ingest_exposures(
     when the command is given again. What is wrong with a CCD becomes a flag; a file that is no
     exposure does not keep the others out; the exit code is 1 then.
     """
-    from db.cutouts import IncompatibleSet, SetBusy
     from db.exposures import CannotIngest, find_files, ingest
 
-    with console.friendly_errors(CannotIngest, IncompatibleSet, SetBusy):
+    with console.friendly_errors(CannotIngest):
         files = find_files(paths)
         engine = console.open_database()
         with console.progress_bar("exposures", len(files), quiet=as_json) as progress:

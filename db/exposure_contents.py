@@ -28,7 +28,7 @@ from db.exposure_files import (
     to_sky,
     usable_wcs,
 )
-from db.exposure_preview import Thumbnail
+from db.exposure_preview import Miniature
 
 UNUSABLE = CcdFlag.UNREADABLE | CcdFlag.NO_SIGNAL
 
@@ -127,7 +127,7 @@ def examine(path: Path, n_sample: int, seed: int) -> Contents:
         sample,
         sample_ra,
         sample_dec,
-        exposure_preview.compose(view.thumbnails),
+        exposure_preview.compose(view.miniatures),
         _flags(view, told, file.n_missing),
         view.n_pixels,
         view.problems,
@@ -141,7 +141,7 @@ class _View:
     sampler: Sampler
     ccds: list[Ccd] = field(default_factory=list)
     wcs: list[WCS | None] = field(default_factory=list)
-    thumbnails: list[Thumbnail] = field(default_factory=list)
+    miniatures: list[Miniature] = field(default_factory=list)
     first_header: Header | None = None
     n_pixels: int = 0
     problems: list[str] = field(default_factory=list)
@@ -151,19 +151,38 @@ class _View:
         size = (image.width, image.height)
         wcs = usable_wcs(image.header, *size)
         corners = None if wcs is None else footprint(wcs, *size)
-        if image.pixels is None:
-            found = nothing(CcdFlag.UNREADABLE)
-            self.problems.append(image.problem)
-        else:
-            found = detect(image.pixels)
-            self.sampler.add(number, image.pixels, found, image.left, image.bottom)
-            small = exposure_preview.shrink(image.pixels)
-            self.thumbnails.append(Thumbnail(small, size, corners))
-            self.n_pixels += image.pixels.size
+        found = self._measure(number, image, corners)
         flags = found.flags | (CcdFlag.NO_WCS if wcs is None else 0)
         self.first_header = self.first_header or image.header
         self.wcs.append(wcs)
         self.ccds.append(Ccd(number, image.name, *size, corners, found, flags))
+
+    def _measure(self, number: int, image: Image, corners: NDArray[np.float64] | None) -> Detection:
+        """Detect the sources of a CCD; one that cannot be measured, whyever, becomes a flag."""
+        if image.pixels is None:
+            self.problems.append(image.problem)
+            return nothing(CcdFlag.UNREADABLE)
+        pixels = _in_range(image.pixels)
+        self.n_pixels += pixels.size
+        try:
+            found = detect(pixels)
+            small = exposure_preview.shrink(pixels)
+        except Exception as error:  # sep raises nothing more special
+            self.problems.append(f"{image.name}: cannot be searched: {error}")
+            return nothing(CcdFlag.UNREADABLE)
+        self.sampler.add(number, pixels, found, image.left, image.bottom)
+        self.miniatures.append(Miniature(small, (image.width, image.height), corners))
+        return found
+
+
+def _in_range(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Pixels as they are, but 64-bit floats in 32 bits: what does not fit there has no value."""
+    if pixels.dtype.kind != "f" or pixels.dtype.itemsize <= 4:
+        return pixels
+    with np.errstate(over="ignore"):
+        single = pixels.astype(np.float32)
+    single[np.isinf(single)] = np.nan
+    return single
 
 
 def _on_the_sky(

@@ -1,6 +1,6 @@
 """A small grey picture of a whole exposure, its CCDs where they are on the sky.
 
-Made from pixels that were averaged to thumbnails while the CCDs went by.
+Made from pixels that were averaged to miniatures while the CCDs went by.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 
 SIDE = 500  # pixel
 GAP = 0.04  # between CCDs in a grid, as a share of their sides
-DARKEST, BRIGHTEST = -3.0, 40.0  # times the noise of the thumbnails, about their median
+DARKEST, BRIGHTEST = -3.0, 40.0  # times the noise of the miniatures, about their median
 SOFTENING = 3.0  # times the noise; above, brightness goes with the logarithm
 BLACK = 12  # grey of the darkest sky: what lies between the CCDs is 0
 QUALITY = 88
@@ -24,7 +24,7 @@ WIDEST = 20.0  # degrees; what reaches farther is no single exposure
 
 
 @dataclass(frozen=True)
-class Thumbnail:
+class Miniature:
     """A CCD in small.
 
     Attributes
@@ -62,30 +62,30 @@ def _sums(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.fl
     return np.asarray(rows.reshape(height, width, -1).sum(2))
 
 
-def compose(thumbnails: Sequence[Thumbnail]) -> bytes:
+def compose(miniatures: Sequence[Miniature]) -> bytes:
     """Return a JPEG of 500 x 500 pixels: north up and east left, or CCDs row by row in a grid."""
-    corners = _on_the_sky(thumbnails)
+    corners = _on_the_sky(miniatures)
     if corners is None:
-        corners = _in_a_grid(thumbnails)
+        corners = _in_a_grid(miniatures)
     canvas = np.zeros((SIDE, SIDE), np.uint8)
-    if len(thumbnails):
+    if len(miniatures):
         low, high = corners.min((0, 1)), corners.max((0, 1))
         scale = SIDE / max(float((high - low).max()), 1e-12)
         places = (corners - (low + high) / 2) * scale + SIDE / 2
-        for thumbnail, grey, place in zip(thumbnails, _greys(thumbnails), places, strict=True):
-            _paste(canvas, grey, thumbnail, place)
+        for miniature, grey, place in zip(miniatures, _greys(miniatures), places, strict=True):
+            _paste(canvas, grey, miniature, place)
     buffer = BytesIO()
     Image.fromarray(canvas[::-1]).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
 
 
-def _on_the_sky(thumbnails: Sequence[Thumbnail]) -> NDArray[np.float64] | None:
+def _on_the_sky(miniatures: Sequence[Miniature]) -> NDArray[np.float64] | None:
     """Corners on the plane that touches the sky at their middle, x to the west and y to the north.
 
     Shape (n, 4, 2); None unless every CCD has a footprint in one part of the sky.
     """
-    footprints = [one.footprint for one in thumbnails if one.footprint is not None]
-    if not footprints or len(footprints) < len(thumbnails):
+    footprints = [one.footprint for one in miniatures if one.footprint is not None]
+    if not footprints or len(footprints) < len(miniatures):
         return None
     ra, dec = np.moveaxis(np.deg2rad(np.stack(footprints)), -1, 0)
     x, y, z = np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)
@@ -100,14 +100,14 @@ def _on_the_sky(thumbnails: Sequence[Thumbnail]) -> NDArray[np.float64] | None:
     return np.stack([-east, north], -1)
 
 
-def _in_a_grid(thumbnails: Sequence[Thumbnail]) -> NDArray[np.float64]:
+def _in_a_grid(miniatures: Sequence[Miniature]) -> NDArray[np.float64]:
     """Corners in about a square, row by row from the lower left, shape (n, 4, 2)."""
-    if not thumbnails:
+    if not miniatures:
         return np.zeros((0, 4, 2))
-    width, height = (max(one.size[axis] for one in thumbnails) for axis in (0, 1))
-    n_columns = max(1, round(float(np.sqrt(len(thumbnails) * height / width))))
+    width, height = (max(one.size[axis] for one in miniatures) for axis in (0, 1))
+    n_columns = max(1, round(float(np.sqrt(len(miniatures) * height / width))))
     corners = []
-    for n, one in enumerate(thumbnails):
+    for n, one in enumerate(miniatures):
         row, column = divmod(n, n_columns)
         left, bottom = column * width * (1 + GAP), row * height * (1 + GAP)
         right, top = left + one.size[0], bottom + one.size[1]
@@ -115,16 +115,16 @@ def _in_a_grid(thumbnails: Sequence[Thumbnail]) -> NDArray[np.float64]:
     return np.array(corners, float)
 
 
-def _greys(thumbnails: Sequence[Thumbnail]) -> list[NDArray[np.uint8]]:
+def _greys(miniatures: Sequence[Miniature]) -> list[NDArray[np.uint8]]:
     """Turn averages into greys, by one scale for all CCDs; what has no value is black."""
-    values = np.concatenate([one.pixels[np.isfinite(one.pixels)] for one in thumbnails])
+    values = np.concatenate([one.pixels[np.isfinite(one.pixels)] for one in miniatures])
     if not len(values):
-        return [np.zeros(one.pixels.shape, np.uint8) for one in thumbnails]
+        return [np.zeros(one.pixels.shape, np.uint8) for one in miniatures]
     low, middle, high = np.percentile(values, (16, 50, 84))
     noise = max(float(high - low) / 2, 1e-6 * max(abs(float(middle)), 1.0))
     first, last = np.arcsinh(np.array([DARKEST, BRIGHTEST]) / SOFTENING)
     greys = []
-    for one in thumbnails:
+    for one in miniatures:
         bent = np.arcsinh((one.pixels - middle) / (noise * SOFTENING))
         share = np.clip((bent - first) / (last - first), 0, 1)
         grey = BLACK + (255 - BLACK) * share
@@ -135,7 +135,7 @@ def _greys(thumbnails: Sequence[Thumbnail]) -> list[NDArray[np.uint8]]:
 def _paste(
     canvas: NDArray[np.uint8],
     grey: NDArray[np.uint8],
-    thumbnail: Thumbnail,
+    miniature: Miniature,
     corners: NDArray[np.float64],
 ) -> None:
     """Draw a CCD between its corners (4, 2), in pixels of the canvas from the lower left."""

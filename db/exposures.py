@@ -22,11 +22,21 @@ from typing import Any, Literal
 import numpy as np
 from sqlalchemy import Connection, Engine, insert, select, text, update
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from db import sky, uploads
 from db.catalogs import fingerprint_of
-from db.cutouts import MAX_BLOCK, IncompatibleSet, Layout, Writer, create_set, find_set, sync
+from db.cutouts import (
+    MAX_BLOCK,
+    IncompatibleSet,
+    Layout,
+    SetBusy,
+    Writer,
+    create_set,
+    find_set,
+    sync,
+)
 from db.detection import SIZE
 from db.engine import create_engine
 from db.exposure_contents import Contents, examine
@@ -138,15 +148,13 @@ def ingest(
     ------
     CannotIngest
         The catalog holds something else, the sample is too large, or a process died.
-    IncompatibleSet, SetBusy
-        See `db.cutouts`.
     """
     if not 1 <= n_sample <= SAMPLE:
         raise CannotIngest(f"expected a sample of 1 to {SAMPLE} sources; arrived {n_sample}")
     start = time.monotonic()
-    task = _Task(str(root), _catalog_id(engine, catalog), n_sample)
+    target = _Target(str(root), _catalog_id(engine, catalog), n_sample)
     report = Report(catalog)
-    for outcome in _each(engine, task, files, processes):
+    for outcome in _each(engine, target, files, processes):
         report.outcomes.append(outcome)
         progress(1)
     report.outcomes.sort(key=lambda outcome: outcome.file)
@@ -155,7 +163,7 @@ def ingest(
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Target:
     """What is the same for all files."""
 
     root: str
@@ -182,16 +190,18 @@ def _catalog_id(engine: Engine, name: str) -> int:
     return int(found.id)
 
 
-def _each(engine: Engine, task: _Task, files: Sequence[Path], processes: int) -> Iterator[Outcome]:
+def _each(
+    engine: Engine, target: _Target, files: Sequence[Path], processes: int
+) -> Iterator[Outcome]:
     """Yield what comes of the files, as they are done."""
     if processes == 1 or len(files) == 1:
-        yield from (_ingest_file(engine, task, path) for path in files)
+        yield from (_ingest_file(engine, target, path) for path in files)
         return
     url = engine.url.render_as_string(hide_password=False)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(processes, len(files)), context, _leave_with_parent)
     try:
-        waiting = [pool.submit(_ingest_in_process, url, task, path) for path in files]
+        waiting = [pool.submit(_ingest_in_process, url, target, path) for path in files]
         yield from (done.result() for done in as_completed(waiting))
     except BrokenProcessPool as error:
         raise CannotIngest(
@@ -214,8 +224,8 @@ def _leave_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _ingest_in_process(url: str, task: _Task, path: Path) -> Outcome:
-    return _ingest_file(_engine(url), task, path)
+def _ingest_in_process(url: str, target: _Target, path: Path) -> Outcome:
+    return _ingest_file(_engine(url), target, path)
 
 
 @functools.lru_cache(maxsize=1)
@@ -223,21 +233,24 @@ def _engine(url: str) -> Engine:
     return create_engine(url)
 
 
-def _ingest_file(engine: Engine, task: _Task, path: Path) -> Outcome:
+def _ingest_file(engine: Engine, target: _Target, path: Path) -> Outcome:
     """Bring one file in."""
     name = name_of(path)
     try:
         fingerprint = fingerprint_of(path)
-        if known := _known(engine, task.catalog_id, path, fingerprint):
+        if known := _known(engine, target.catalog_id, path, fingerprint):
             return known
-        contents = examine(path, task.n_sample, int(fingerprint.split()[1], 16))
-        _store(engine, task, path, fingerprint, contents)
+        contents = _examined(path, target.n_sample, int(fingerprint.split()[1], 16))
+        _store(engine, target, path, fingerprint, contents)
     except AlreadyThere:  # it came from elsewhere in the meantime
-        known = _known(engine, task.catalog_id, path, fingerprint)
+        known = _known(engine, target.catalog_id, path, fingerprint)
         assert known is not None
         return known
-    except (NotAnExposure, OSError) as error:
+    except (NotAnExposure, OSError, IncompatibleSet, SetBusy) as error:
         return Outcome(str(path), name, "rejected", str(error))
+    except DataError as error:
+        reason = f"the database does not take what is in it: {error.orig}"
+        return Outcome(str(path), name, "rejected", reason)
     return Outcome(
         str(path),
         name,
@@ -251,6 +264,16 @@ def _ingest_file(engine: Engine, task: _Task, path: Path) -> Outcome:
         int(contents.flags),
         contents.problems,
     )
+
+
+def _examined(path: Path, n_sample: int, seed: int) -> Contents:
+    """What is on an exposure; whatever a library stumbles over is the fault of this file only."""
+    try:
+        return examine(path, n_sample, seed)
+    except (NotAnExposure, OSError):
+        raise
+    except Exception as error:
+        raise NotAnExposure(f"not understood ({type(error).__name__}: {error})") from error
 
 
 def _known(engine: Engine, catalog_id: int, path: Path, fingerprint: str) -> Outcome | None:
@@ -273,20 +296,22 @@ def _known(engine: Engine, catalog_id: int, path: Path, fingerprint: str) -> Out
     )
 
 
-def _store(engine: Engine, task: _Task, path: Path, fingerprint: str, contents: Contents) -> None:
+def _store(
+    engine: Engine, target: _Target, path: Path, fingerprint: str, contents: Contents
+) -> None:
     """Keep an exposure: picture and pixels first, then every row at once."""
-    root = Path(task.root)
+    root = Path(target.root)
     preview = _write_preview(root, fingerprint.split()[1], contents.preview)
 
     def add(connection: Connection, block_id: int | None) -> list[int]:
         exposure_id = _add_exposure(
-            connection, task, path, fingerprint, contents, block_id, preview
+            connection, target, path, fingerprint, contents, block_id, preview
         )
         connection.execute(insert(Ccd), _ccd_rows(exposure_id, contents))
-        return _add_sources(connection, task.catalog_id, exposure_id, name_of(path), contents)
+        return _add_sources(connection, target.catalog_id, exposure_id, name_of(path), contents)
 
     if len(contents.sample.x):
-        cutout_set = _set_for(engine, task.catalog_id, contents)
+        cutout_set = _set_for(engine, target.catalog_id, contents)
         with Writer(engine, root, cutout_set) as writer:
             writer.append_block(add, contents.sample.cutouts)
     else:
@@ -335,7 +360,7 @@ def _is_near(scale: float | None, stored: float) -> bool:
 
 def _add_exposure(
     connection: Connection,
-    task: _Task,
+    target: _Target,
     path: Path,
     fingerprint: str,
     contents: Contents,
@@ -345,7 +370,7 @@ def _add_exposure(
     """Add the row of an exposure, and its sources to the count of the catalog."""
     facts = contents.facts
     values: dict[str, Any] = {
-        "catalog_id": task.catalog_id,
+        "catalog_id": target.catalog_id,
         "name": name_of(path),
         "path": str(path.absolute()),
         "fingerprint": fingerprint,
@@ -370,7 +395,9 @@ def _add_exposure(
     if exposure_id is None:
         raise AlreadyThere(name_of(path))
     grown = Catalog.n_sources + len(contents.sample.x)
-    connection.execute(update(Catalog).where(Catalog.id == task.catalog_id).values(n_sources=grown))
+    connection.execute(
+        update(Catalog).where(Catalog.id == target.catalog_id).values(n_sources=grown)
+    )
     return int(exposure_id)
 
 

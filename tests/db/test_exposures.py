@@ -14,6 +14,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import pytest
+import sep
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from PIL import Image
@@ -416,6 +417,60 @@ def test_damage_to_a_ccd_is_its_flag_and_the_others_are_searched(
     sampled = rows(engine, "SELECT ccd, min(x) AS left FROM source GROUP BY ccd ORDER BY ccd")
     assert [row["ccd"] for row in sampled] == [0, 2]
     assert sampled[0]["left"] > 58
+
+
+def test_pixels_beyond_32_bits_have_no_value(engine: Engine, tmp_path: Path) -> None:
+    pixels = frame(dtype="float64")
+    pixels[100, 64] = 1e300
+
+    bring_in(engine, tmp_path, write(tmp_path / "a.fits", [pixels]))
+
+    found = one(engine, "SELECT flags, background, n_detected FROM ccd")
+    assert found["flags"] == CcdFlag.VALUES_MISSING
+    assert 900 < found["background"] < 1100
+    assert found["n_detected"] > 20
+    assert all(np.isfinite(each).mean() > 0.9 for each in pixels_of(engine, tmp_path, "a").values())
+
+
+def test_a_ccd_that_detection_fails_on_does_not_cost_the_others_anything(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    background, calls = sep.Background, []
+
+    def fail_second(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise Exception("internal error")
+        return background(*arguments, **options)
+
+    monkeypatch.setattr(sep, "Background", fail_second)
+    path = write(tmp_path / "a.fits", [frame(seed=seed) for seed in (1, 2, 3)])
+
+    report = bring_in(engine, tmp_path, path)
+
+    flags = [row["flags"] for row in rows(engine, "SELECT flags FROM ccd ORDER BY number")]
+    assert flags == [0, CcdFlag.UNREADABLE | CcdFlag.NOTHING_DETECTED, 0]
+    assert report.outcomes[0].problems == ["CCD01: cannot be searched: internal error"]
+
+
+def test_a_file_that_a_library_stumbles_over_does_not_keep_the_others_out(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = Image.Image.save, []
+
+    def fail_first(*arguments: Any, **options: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("no such picture")
+        save(*arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "save", fail_first)
+    files = [write(tmp_path / f"{name}.fits", [frame()]) for name in "ab"]
+
+    report = bring_in(engine, tmp_path, *files)
+
+    assert [outcome.state for outcome in report.outcomes] == ["rejected", "new"]
+    assert report.outcomes[0].reason == "not understood (ValueError: no such picture)"
 
 
 def test_an_extension_that_does_not_unpack_is_flagged(engine: Engine, tmp_path: Path) -> None:
