@@ -188,7 +188,7 @@ def _fields() -> Fields:
     request.max_content_length = MAX_BODY
     given = _json() if request.is_json else _form()
     return Fields(
-        _text(given, "request") or secrets.token_urlsafe(12),
+        _text(given, "request") or _name_of_form(),
         _texts(given, "subjects"),
         _text(given, "action"),
         _number(given, "label_class_id"),
@@ -196,6 +196,16 @@ def _fields() -> Fields:
         _text(given, "of"),
         _number(given, "expert"),
     )
+
+
+def _name_of_form() -> str:
+    """Name the act of a form that names none, as undo in the history; programs name their own."""
+    if request.is_json:
+        raise NotStored(
+            "Expected request: a name of your own for this act, so that it is stored once also if "
+            "you send it again after a lost answer."
+        )
+    return secrets.token_urlsafe(12)
 
 
 def _json() -> Mapping[str, Any]:

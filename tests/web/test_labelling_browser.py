@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Route, expect
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -170,6 +170,94 @@ def test_without_remembering_a_browser_shows_what_was_said_last_before_taking_it
 
     state(page, "Nothing is left to take back")
     assert [action for _, action, _ in desk.said()] == ["label", "label", "undo"]
+
+
+def test_after_a_label_nothing_stays_chosen(desk: Desk) -> None:
+    page = desk.sign_in("ada", MAP)
+    page.locator("[role=gridcell] a").first.focus()
+    press(page, "Space")
+    expect(page.locator("#chosen")).to_have_text("1 cell chosen")
+    press(page, "2")
+    expect(page.locator('[role=gridcell][aria-selected="true"]')).to_have_count(0)
+    expect(page.locator("#chosen")).to_have_text("")
+
+    press(page, "ArrowRight")
+    expect(page.locator(".label-target")).to_have_text("For cell (0, 1)")
+    press(page, "1")
+    state(page, "Saved: Good for cell (0, 1)")
+
+    assert desk.subjects() == [desk.team.cell(0, 0), desk.team.cell(0, 1)]
+
+
+def test_a_member_is_named_as_on_its_card_and_escape_leads_back_to_the_cell(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/1")
+    press(page, "j")
+    name = page.locator(".members .id").inner_text()
+    expect(page.locator(".label-target")).to_have_text(f"For exposure {name}")
+    press(page, "Escape")
+    expect(page.locator(".label-target")).to_have_text("For cell (0, 1)")
+
+    press(page, "1")
+
+    state(page, "Saved: Good for cell (0, 1)")
+    assert desk.subjects() == [desk.team.cell(0, 1)]
+
+
+def test_what_is_said_after_the_clock_was_set_back_is_sent_last(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    with unreachable(page):
+        press(page, "1")
+        state(page, "Not saved yet")
+        page.evaluate("Date.now = () => 1_000_000")
+        press(page, "2")
+        expect(page.locator("#unsent")).to_have_text("2 not saved yet")
+    page.reload()
+
+    expect(page.locator("#unsent")).to_be_hidden()
+    assert [given for _, _, given in desk.said()] == ["Good", "Bad seeing"]
+
+
+def test_signing_out_with_something_unsent_is_asked_about(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    page.route("**/labels", lambda route: route.abort())
+    press(page, "1")
+    state(page, "Not saved yet")
+    asked: list[str] = []
+
+    def refuse(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", refuse)
+    page.goto("/account")
+    page.get_by_role("button", name="Sign out", exact=True).click()
+
+    assert "One thing you said cannot be saved yet" in asked[0]
+    assert page.url.endswith("/account")
+
+
+def test_what_a_proxy_refuses_does_not_hold_up_the_rest(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    page.route("**/labels", lambda route: route.fulfill(status=413, body="<h1>Too large</h1>"))
+    press(page, "1")
+    state(page, "Something before the server answers 413.")
+    press(page, "2")
+    page.unroute("**/labels")
+    expect(page.locator("#unsent")).to_have_text("2 not saved yet")
+
+    page.route(
+        "**/labels",
+        lambda route: (
+            route.fulfill(status=413, body="<h1>Too large</h1>")
+            if route.request.post_data_json["label_class_id"] == desk.team.good
+            else route.continue_()
+        ),
+    )
+    page.get_by_role("button", name="Drop it").click()
+
+    state(page, "Saved: Bad seeing")
+    expect(page.locator("#unsent")).to_be_hidden()
+    assert desk.said() == [("ada", "label", "Bad seeing")]
 
 
 def test_another_act_between_lets_undo_ask_no_more(desk: Desk) -> None:

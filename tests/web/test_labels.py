@@ -71,6 +71,18 @@ def test_undo_answers_with_the_label_that_counts_again(team: Team) -> None:
     assert "taken back already" in again.json["detail"]
 
 
+def test_json_without_a_name_of_the_act_is_refused(team: Team) -> None:
+    for path, body in (
+        ("/labels", {"subjects": [team.cell(0, 0)], "label_class_id": team.good}),
+        ("/labels/undo", {}),
+    ):
+        answer = team.browser("ada").post(path, json=body)
+        assert answer.status_code == 400
+        assert answer.json is not None
+        assert "a name of your own" in answer.json["detail"]
+    assert team.n_labels() == 0
+
+
 def test_nobody_takes_back_what_another_said(team: Team) -> None:
     team.say("ada", request="r1", subjects=[team.cell(0, 0)], label_class_id=team.good)
 

@@ -8,6 +8,7 @@
   const unsent = document.querySelector("#unsent");
   const STORE = `skygloss label ${expert} `; // followed by the time, so that keys are in order
   const SAID = `skygloss said ${expert}`; // names of the last requests, for undo
+  const DIGITS = 15; // of that time
   const UNDO = "undo";
   const MOST = 50; // of those
   const PATIENCE = 20_000; // milliseconds for an answer
@@ -36,9 +37,15 @@
     return Array.from(random, (n) => n.toString(36)).join("-");
   }
 
+  // Later than whatever waits, also after the clock was set back.
+  function nextTime() {
+    const last = waiting().at(-1)?.slice(STORE.length, STORE.length + DIGITS) ?? 0;
+    return Math.max(Number(last) + 1, Date.now());
+  }
+
   function put(path, words, body) {
     const request = newName();
-    const key = `${STORE}${String(Date.now()).padStart(15, "0")} ${request}`;
+    const key = `${STORE}${String(nextTime()).padStart(DIGITS, "0")} ${request}`;
     try {
       localStorage.setItem(key, JSON.stringify({ path, words, body: { ...body, request, expert } }));
     } catch {
@@ -65,7 +72,7 @@
     if (!item) return true; // another tab has sent it
     const { path, words, body } = item;
     say("saving", `Saving: ${words} …`);
-    let answer, facts;
+    let answer;
     try {
       answer = await fetch(path, {
         method: "POST",
@@ -73,12 +80,15 @@
         body: JSON.stringify(body),
         signal: AbortSignal.timeout(PATIENCE),
       });
-      facts = await answer.json();
     } catch {
       return later("the server does not answer");
     }
+    const facts = await answer.json().catch(() => null);
+    const isBusy = answer.status >= 500 || [408, 425, 429].includes(answer.status);
+    if (isBusy || (answer.ok && !facts))
+      return later(facts?.detail ?? `the answer ${answer.status} is not one of ours`);
+    if (!facts) return letReaderDecide(key, item, answer.status);
     if (answer.status === 401) return signInFirst(facts.detail);
-    if (answer.status >= 500 || [408, 425, 429].includes(answer.status)) return later(facts.detail);
     localStorage.removeItem(key);
     pause = 0;
     if (answer.ok) settle(words, facts);
@@ -102,6 +112,28 @@
     link.textContent = "Sign in, and it is sent.";
     state()?.append(link);
     return false;
+  }
+
+  // Something between us and the server refuses it: nobody here can know whether it ever will not.
+  function letReaderDecide(key, { words, body }, status) {
+    mark("unsent");
+    say("unsent", `Not saved yet: ${words}. Something before the server answers ${status}. `);
+    offer("Send again", flush);
+    offer("Drop it", () => {
+      localStorage.removeItem(key);
+      refuse(words, body, { detail: "Dropped." });
+      flush();
+    });
+    return false;
+  }
+
+  function offer(words, act) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "plain small";
+    button.textContent = words;
+    button.addEventListener("click", act);
+    state()?.append(button, " ");
   }
 
   // How subjects look.
@@ -216,6 +248,8 @@
     if (names.join(" ") === bar?.dataset.subjects) return bar.dataset.names;
     if (names.length !== 1) return `${names.length} selected`;
     const [kind, ...numbers] = names[0].split(":");
+    const { name } = elements(names[0])[0]?.dataset ?? {};
+    if (name) return name;
     return kind === "cell" ? `cell (${numbers[1]}, ${numbers[2]})` : `${kind} ${numbers[0]}`;
   }
 
@@ -224,6 +258,7 @@
     if (!request) return;
     asked = null;
     if (body.action) remember(request);
+    if (shown !== undefined) dispatchEvent(new Event("labels-given")); // the map chooses none then
     if (body.action === "label" || body.action === "clear") {
       before.set(request, body.subjects.map((subject) => [subject, look(subject)]));
       for (const subject of body.subjects) paint(subject, shown, "saving");
@@ -303,7 +338,14 @@
     line.textContent = names.length ? `For ${wording(names)}` : "Choose a cell, or several";
   }
 
+  function backToPage() {
+    if (!ofPage().length) return;
+    document.activeElement.blur();
+    stand(null);
+  }
+
   if (bar) {
+    for (const line of document.querySelectorAll("#keys [data-labelling]")) line.hidden = false;
     bar.querySelector("form").addEventListener("submit", (event) => {
       event.preventDefault();
       press(event.submitter);
@@ -312,6 +354,7 @@
       if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
       if (document.querySelector("dialog[open]")) return;
       if (event.target.matches("input:not([type=checkbox]), select, textarea")) return;
+      if (event.key === "Escape") return backToPage();
       const key = event.key.toLowerCase();
       const button = bar.querySelector(`[data-key="${CSS.escape(key)}"]`);
       if (!button && key !== "c") return;
@@ -336,6 +379,11 @@
     stand(bar.contains(document.activeElement) ? null : document.activeElement);
     tally();
   }
+  document.querySelector('form[action="/sign-out"]')?.addEventListener("submit", (event) => {
+    const n = waiting().length;
+    const words = `${n === 1 ? "One thing" : `${n} things`} you said cannot be saved yet. It stays readable in this browser, and is sent when you sign in here again. Sign out anyway?`;
+    if (n && !confirm(words)) event.preventDefault();
+  });
   addEventListener("online", flush);
   addEventListener("pageshow", flush);
   document.addEventListener("visibilitychange", () => document.hidden || flush());

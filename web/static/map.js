@@ -45,8 +45,12 @@
   for (const cell of cells) link(cell).setAttribute("tabindex", "-1");
   stand(here);
 
-  // Choosing.
+  // Choosing. The button is for touch: while it is pressed, a tap chooses and opens nothing.
   const chosen = document.querySelector("#chosen");
+  const choosing = document.querySelector("#choosing");
+  const isChoosing = () => choosing.getAttribute("aria-pressed") === "true";
+  choosing.hidden = false;
+  choosing.addEventListener("click", () => choosing.setAttribute("aria-pressed", !isChoosing()));
   function choose(cell, yes) {
     cell.setAttribute("aria-selected", yes);
   }
@@ -54,9 +58,9 @@
     const n = cells.filter(isChosen).length;
     chosen.textContent = n ? `${n} cell${n === 1 ? "" : "s"} chosen` : "";
   }
+  new MutationObserver(tell).observe(grid, { subtree: true, attributeFilter: ["aria-selected"] });
   function chooseNone() {
     for (const cell of cells.filter(isChosen)) choose(cell, false);
-    tell();
   }
   function chooseBlock(to) {
     const [[a, b], [c, d]] = [place(anchor), place(to)];
@@ -65,7 +69,6 @@
       const inside = (row - a) * (row - c) <= 0 && (column - b) * (column - d) <= 0;
       if (isChosen(cell) !== inside) choose(cell, inside);
     }
-    tell();
   }
 
   grid.addEventListener("keydown", (event) => {
@@ -84,7 +87,6 @@
       event.preventDefault();
       choose(here, !isChosen(here));
       anchor = here;
-      tell();
     } else if (event.key === "Home" || event.key === "End") {
       event.preventDefault();
       link(rows[place(here)[0]].at(event.key === "Home" ? 0 : -1)).focus();
@@ -93,11 +95,17 @@
   addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !isBusy(event)) chooseNone();
   });
+  addEventListener("labels-given", chooseNone); // so that the next key is about the next cell
   grid.addEventListener("click", (event) => {
     const cell = event.target.closest('[role="gridcell"]');
-    if (!cell || !event.shiftKey) return;
+    if (!cell || !(event.shiftKey || isChoosing())) return;
     event.preventDefault();
-    chooseBlock(cell);
+    if (event.shiftKey) {
+      chooseBlock(cell);
+    } else {
+      choose(cell, !isChosen(cell));
+      anchor = cell;
+    }
     link(cell).focus();
   });
   grid.addEventListener("dragstart", (event) => event.preventDefault());
