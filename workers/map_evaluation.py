@@ -101,7 +101,9 @@ class TeamLabels:
 @click.option("--positive", default="Good", show_default=True, help="The class that is searched.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--leave-out", multiple=True, help="Only this fault in the last table.  [each]")
+@click.option(
+    "--leave-out", multiple=True, help="Only this fault, or class, in the last table.  [each fault]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers for machines.")
 def evaluate_exposure_map(
     catalog: str,

@@ -1,4 +1,4 @@
-"""Does a map show a fault that experts have no word for? Each fault is left out of the words once.
+"""Does a map show a fault that experts have no word for? Each is left out of the words once.
 
 An expert without a word says nothing of such an exposure: its cell stays blank, or gets the name of
 what else is in it.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.agreement import MISSING
-from models.evaluation.exposure_map import Mapped, Protocol, carried, choose
+from models.evaluation.exposure_map import Mapped, Protocol, carried, label
 
 PURE = 0.9  # share of a cell's exposures that makes it a fault's own beyond doubt
 FEW = 3  # exposures, below which a cell shows nothing
@@ -25,8 +25,8 @@ class LeftOut:
 
     fault: str
     n: int  # exposures with it
-    own: float  # in cells where they are more than half
-    pure: float  # in cells of at least FEW exposures that hold hardly anything else (PURE)
+    own: float  # in cells of at least FEW exposures where they are more than half
+    pure: float  # the same, and hardly anything else is there (PURE)
     noticed: float  # not looked at, in cells where at least half of what was looked at had no word
     blank: float  # not looked at, in cells without a label
     called_positive: float  # not looked at, in cells called positive: missed
@@ -51,7 +51,7 @@ def leave_out(
     protocol: Protocol,
     names: tuple[str, ...],
 ) -> list[LeftOut]:
-    """Leave each of these faults out of the words once.
+    """Leave each of these faults, or classes of faults, out of the words once.
 
     Parameters
     ----------
@@ -61,12 +61,16 @@ def leave_out(
     novel : ndarray of bool, shape (n,)
     protocol : Protocol
     names : tuple of str
-        The faults.
+        Faults and classes.
     """
-    unknown = set(names) - set(fault.tolist())
+    truth = np.array(mapped.classes)[mapped.truth]
+    unknown = set(names) - set(fault.tolist()) - set(truth.tolist())
     if unknown:
-        raise ValueError(f"no exposure has the fault {', '.join(sorted(unknown))}")
-    return [_left_out(mapped, fault == name, novel, protocol, name) for name in names]
+        raise ValueError(f"no exposure has the fault or the class {', '.join(sorted(unknown))}")
+    return [
+        _left_out(mapped, (fault == name) | (truth == name), novel, protocol, name)
+        for name in names
+    ]
 
 
 def _left_out(
@@ -82,25 +86,24 @@ def _left_out(
     positive = mapped.classes.index(protocol.positive)
     found = []
     for repeat in range(protocol.n_repeats):
-        looked = choose(mapped, protocol, np.random.default_rng([protocol.seed, repeat]))
-        said = np.where(looked & ~has, mapped.truth, MISSING)
-        called = carried(mapped.cell, said)
-        named = carried(mapped.cell, np.where(looked, mapped.truth, MISSING))
-        wordless = _share_in_cell(mapped.cell, has, looked)
-        rows = has & ~looked
+        rng = np.random.default_rng([protocol.seed, repeat])
+        with_words = label(mapped, protocol, rng)
+        called = carried(mapped.cell, np.where(has, MISSING, with_words.said))
+        wordless = _share_in_cell(mapped.cell, has, with_words.looked)
+        rows = has & ~with_words.looked
         found.append(
             [
                 _mean((wordless >= 0.5)[rows]),
                 _mean((called == MISSING)[rows]),
                 _mean((called == positive)[rows]),
-                _mean((named == positive)[rows]),
+                _mean((with_words.by_cell == positive)[rows]),
             ]
         )
     noticed, blank, called_positive, with_word = np.mean(found, axis=0).tolist()
     return LeftOut(
         fault=name,
         n=int(has.sum()),
-        own=_mean((share > 0.5)[has]),
+        own=_mean((in_full & (share > 0.5))[has]),
         pure=_mean((in_full & (share >= PURE))[has]),
         noticed=noticed,
         blank=blank,

@@ -179,13 +179,46 @@ def test_a_share_of_nothing_is_no_number():
     )
 
     assert found.as_dict()["noticed"] is None
-    assert found.as_dict()["own"] == 1
+
+
+def test_a_fault_alone_in_a_cell_shows_nothing():
+    everything = mapped([0, 1, 1, 1, 1], [BAD, BAD, BAD, BAD, GOOD])
+    fault = np.array(["rings"] * 4 + ["Good"])
+
+    (found,) = unnamed_faults.leave_out(
+        everything, fault, np.zeros(5, bool), ONE_NEAREST, ("rings",)
+    )
+
+    assert found.own == pytest.approx(3 / 4)
+
+
+def test_a_class_of_several_faults_can_be_left_out():
+    everything = mapped([0] * 4, [BAD, BAD, BAD, GOOD])
+    fault = np.array(["rings", "trails", "trails", "Good"])
+
+    names = ("BT", "trails")
+    found = unnamed_faults.leave_out(everything, fault, np.zeros(4, bool), ONE_NEAREST, names)
+
+    assert [each.n for each in found] == [3, 2]
+
+
+def test_experts_err_where_a_fault_has_no_word_too():
+    everything = mapped([0] * 4, [GOOD, GOOD, GOOD, BAD])
+    fault = np.array(["Good"] * 3 + ["rings"])
+    wrong = replace(ONE_NEAREST, error=1.0)
+
+    (right,), (erring,) = (
+        unnamed_faults.leave_out(everything, fault, np.zeros(4, bool), protocol, ("rings",))
+        for protocol in (ONE_NEAREST, wrong)
+    )
+
+    assert (right.called_positive, erring.called_positive) == (1, 0)
 
 
 def test_a_fault_that_no_exposure_has_is_refused():
     everything = mapped([0, 0], [0, 1])
 
-    with pytest.raises(ValueError, match="no exposure has the fault comets"):
+    with pytest.raises(ValueError, match="has the fault or the class comets"):
         unnamed_faults.leave_out(
             everything, np.array(["BT", "Good"]), np.zeros(2, bool), ONE_NEAREST, ("comets",)
         )
