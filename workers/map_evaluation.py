@@ -5,7 +5,6 @@ Reads cells and truth; what is made of them is in `models.evaluation.exposure_ma
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Set
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from db import agreement, console, maps, model_versions
+from db import agreement, console, label_import, maps, model_versions
 from db.engine import session_factory
 from db.tables import Exposure, ExposureCell, ModelVersion
 from models.agreement import MISSING, majority
@@ -227,25 +226,22 @@ def read_cells(session: Session, catalog_id: int, version: ModelVersion) -> Plac
 def read_table(path: Path, positive: str) -> Truth:
     """Read labels by the name of the exposure; faults too, of exposures that are not positive.
 
+    Names with contradictory labels, and rows without one, have no truth.
+
     Raises
     ------
-    ValueError
+    db.label_import.ImportRefused
         The table has no columns name and label.
     """
-    with path.open(newline="") as file:
-        table = csv.DictReader(file)
-        columns = table.fieldnames or []
-        if not {"name", "label"} <= set(columns):
-            raise ValueError(
-                f"{path} needs columns name and label; it has {', '.join(columns) or 'none'}"
-            )
-        rows = list(table)
-    label = {row["name"]: row["label"] for row in rows}
+    label = label_import.read(path, "exposure").labels
+    try:
+        faults = label_import.read(path, "exposure", "fault").labels
+    except label_import.ImportRefused:  # no such column
+        faults = {}
     fault = {
-        name: row["fault"] if row.get("fault") and row["label"] != positive else row["label"]
-        for name, row in zip(label, rows, strict=True)
+        name: each if each == positive else faults.get(name, each) for name, each in label.items()
     }
-    return Truth(label, fault)
+    return Truth(dict(label), fault)
 
 
 def said_by_experts(session: Session) -> Truth:

@@ -108,6 +108,18 @@ def test_exposures_that_are_not_on_the_map_count_as_blank(truth, engine):
     assert "1 with known truth are not on the map" in evaluate(*chosen).output
 
 
+def test_a_table_may_have_comments_blanks_and_names_that_come_twice(exposures, tmp_path):
+    path = tmp_path / "labels.csv"
+    first, second, third, fourth = exposures[:4]
+    rows = [f"{first},Good", f"{first},Good", f"{second},BT", f"{second},RBT", f"{third},"]
+    path.write_text("\n".join(["# %ECSV 1.0", "# ---", "name,label", *rows, f"{fourth},BT"]))
+
+    result = evaluate("--truth", path, "--per-cell", 1, "--json")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["n_exposures"] == 2
+
+
 def test_without_a_table_the_truth_is_what_most_experts_say(exposures, engine):
     with Session(engine) as session, session.begin():
         words = {name: make_label_class(session, name) for name in set(LABELS)}
@@ -159,7 +171,10 @@ def test_what_is_missing_is_said(exposures, tmp_path):
     table.write_text("id,kind\n1,Good\n")
     other.write_text("name,label\nelsewhere,Good\n")
 
-    assert "needs columns name and label; it has id, kind" in evaluate("--truth", table).output
+    assert (
+        "expected the columns name, and label; arrived id, kind"
+        in evaluate("--truth", table).output
+    )
     assert "no name in the table is theirs" in evaluate("--truth", other).output
     assert "experts label some first" in evaluate().output
 
