@@ -260,6 +260,32 @@ def test_what_a_proxy_refuses_does_not_hold_up_the_rest(desk: Desk) -> None:
     assert desk.said() == [("ada", "label", "Bad seeing")]
 
 
+def test_members_bear_the_label_of_their_cell_as_soon_as_it_is_given(desk: Desk) -> None:
+    page = desk.sign_in("ada", f"{MAP}/0/0")
+    carried = page.locator(".members .label-mark.propagated")
+    expect(carried).to_have_count(0)
+
+    press(page, "1")
+    expect(carried).to_have_count(2)
+    expect(carried.first).to_contain_text("Good")
+    press(page, "2")
+    expect(carried.first).to_contain_text("Bad seeing")
+    press(page, "z")
+    expect(carried.first).to_contain_text("Good")
+    press(page, "z")
+
+    expect(carried).to_have_count(0)
+
+
+def test_a_frame_on_the_map_bears_the_key_of_its_label(desk: Desk) -> None:
+    page = desk.sign_in("ada", MAP)
+    page.locator("[role=gridcell] a").first.focus()
+
+    press(page, "2")
+
+    expect(page.locator("[role=gridcell]").first.locator("text")).to_have_text("2")
+
+
 def test_another_act_between_lets_undo_ask_no_more(desk: Desk) -> None:
     page = desk.sign_in("ada", f"{MAP}/0/0")
     desk.team.say(

@@ -12,10 +12,12 @@
   const UNDO = "undo";
   const MOST = 50; // of those
   const PATIENCE = 20_000; // milliseconds for an answer
+  const CALM = 400; // milliseconds after the last label before the page of a cell is asked for
   const PAUSES = [1, 2, 5, 10, 30]; // seconds between attempts
   const before = new Map(); // request → how its subjects looked before, while this page is open
   let near = null; // the subject that had the focus last, outside the bar; null: what the page is about
   let asked = null; // the request that undo takes back when it is pressed once more
+  let calm; // the timer of the page of a cell
   let sending = false;
   let pause = 0;
   let timer;
@@ -198,6 +200,11 @@
   }
 
   async function renew(subjects) {
+    if (document.querySelector(".cell-page .members")) {
+      clearTimeout(calm);
+      calm = setTimeout(renewCell, CALM);
+      return;
+    }
     const open = bar?.querySelector(".label-said");
     const subject = bar?.dataset.subjects;
     if (!open || !subjects.includes(subject)) return;
@@ -207,6 +214,24 @@
     } catch {
       // What is shown was true a moment ago; the state below says what was saved.
     }
+  }
+
+  // On the page of a cell whatever is said of it, or of a member, changes what its members bear.
+  async function renewCell() {
+    let fresh;
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (!answer.ok) return;
+      fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    } catch {
+      return; // the state below says what was saved
+    }
+    for (const place of [".label-said", ".cell-page .facts"])
+      document.querySelector(place)?.replaceChildren(...(fresh.querySelector(place)?.childNodes ?? []));
+    for (const card of fresh.querySelectorAll(".members [data-subject]"))
+      for (const shown of elements(card.dataset.subject))
+        if (!shown.dataset.labelState)
+          shown.querySelector(".marks")?.replaceChildren(...card.querySelector(".marks").cloneNode(true).childNodes);
   }
 
   // What the reader sees of the sending.
