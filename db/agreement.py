@@ -16,18 +16,15 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
-from db.labels import KINDS, SUBJECT_COLUMNS, Subject
+from db.label_views import SUBJECT_COLUMNS
+from db.label_views import label_current as said_now
+from db.labels import KINDS, Subject
 from db.pages import Order, Page, Position, keyed, page
 from db.tables import Expert, LabelClass, ModelVersion
 
 Kind = Literal["exposure", "source", "cell"]
 
 MISSING = -1  # in votes: the expert said nothing of the subject
-said_now = sa.table(
-    "label_current",
-    *(sa.column(name, sa.BigInteger()) for name in SUBJECT_COLUMNS),
-    *(sa.column(name, sa.BigInteger()) for name in ("label_id", "expert_id", "label_class_id")),
-)
 
 
 @dataclass(frozen=True)

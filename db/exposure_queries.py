@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Row, Select, func, select
 from sqlalchemy.orm import Session, aliased
 
-from db.maps import Map, Place, label_majority, spoken_of, unpacked
+from db.label_views import label_majority
+from db.maps import NOVEL_EXPOSURE, Map, Place, spoken_of, unpacked
 from db.pages import Order, Page, Position, keyed, page, position
 from db.tables import (
     Catalog,
@@ -32,7 +33,6 @@ from db.tables import (
 )
 
 Flagged = Literal["any", "clean", "flagged", "novel", "unplaced"]
-NOVEL = 4  # bit of exposure_cell.flags
 SORTS = ("catalog", "mjd", "-mjd", "-error")
 
 
@@ -270,14 +270,14 @@ def _in_labelled_cell(label_class_id: int, version_id: int | None) -> ColumnElem
         view.model_version_id == version_id, view.label_class_id == label_class_id
     )
     return sa.and_(
-        ExposureCell.flags.op("&")(NOVEL) == 0,
+        ExposureCell.flags.op("&")(NOVEL_EXPOSURE) == 0,
         sa.tuple_(ExposureCell.cell_row, ExposureCell.cell_column).in_(cells),
     )
 
 
 def _flagged(which: Flagged) -> Iterator[ColumnElement[bool]]:
     problem: Any = sa.or_(
-        Exposure.flags != 0, func.coalesce(ExposureCell.flags, 0).op("&")(~NOVEL) != 0
+        Exposure.flags != 0, func.coalesce(ExposureCell.flags, 0).op("&")(~NOVEL_EXPOSURE) != 0
     )
     match which:
         case "clean":
@@ -285,6 +285,6 @@ def _flagged(which: Flagged) -> Iterator[ColumnElement[bool]]:
         case "flagged":
             yield problem
         case "novel":
-            yield ExposureCell.flags.op("&")(NOVEL) != 0
+            yield ExposureCell.flags.op("&")(NOVEL_EXPOSURE) != 0
         case "unplaced":
             yield ExposureCell.cell_row.is_(None)

@@ -18,8 +18,20 @@ from sqlalchemy.orm import Session, aliased
 
 from db import pages
 from db.label_classes import find as find_class
+from db.label_views import SUBJECT_COLUMNS, cell_label, label_current, label_majority
+from db.maps import NOVEL_EXPOSURE, NOVEL_SOURCE
 from db.pages import Order, Page, Position
-from db.tables import Expert, Exposure, Label, LabelClass, ModelVersion, Prototype, Source
+from db.tables import (
+    Expert,
+    Exposure,
+    ExposureCell,
+    Label,
+    LabelClass,
+    ModelVersion,
+    Prototype,
+    Source,
+    SourceCell,
+)
 
 MAX_SUBJECTS = 1_000  # in one request; the published map has 625 cells
 MAX_COMMENT = 2_000  # characters
@@ -31,7 +43,6 @@ KINDS = {
     "exposure": ("exposure_id",),
     "source": ("source_id",),
 }
-SUBJECT_COLUMNS = ("source_id", "exposure_id", "model_version_id", "cell_row", "cell_column")
 LARGEST = {"cell_row": 2**15, "cell_column": 2**15}  # others are bigint
 NEWEST_FIRST = Order(Label.id, Label.id, descending=True, nullable=False)
 
@@ -226,7 +237,7 @@ def current(session: Session, subjects: Sequence[Subject]) -> dict[Subject, list
         For each subject rows with label_id, expert_id, expert, label_class_id, name, key, colour,
         comment, blind and created_at, the oldest first; an empty list where nobody said anything.
     """
-    view = _view("label_current", "label_id", "expert_id", "comment", "blind", "created_at")
+    view = label_current
     statement = (
         select(view, Expert.name.label("expert"), *_CLASS)
         .join(Expert, Expert.id == view.c.expert_id)
@@ -248,7 +259,7 @@ def majority(session: Session, subjects: Sequence[Subject]) -> dict[Subject, Row
     dict
         Rows with label_class_id, name, key, colour, n_votes and n_experts.
     """
-    view = _view("label_majority", "n_votes", "n_experts")
+    view = label_majority
     statement = select(view, *_CLASS).join(LabelClass, LabelClass.id == view.c.label_class_id)
     rows = session.execute(statement.where(_about(view.c, subjects))) if subjects else ()
     return {Subject.of(row): row for row in rows}
@@ -277,24 +288,8 @@ def propagated(session: Session, subject: Subject) -> Sequence[Row]:
     cell_row, cell_column, model_version_id, version, annotator and state. These are nobody's
     opinion of the subject itself, and never mixed with those.
     """
-    if subject.kind == "cell":
-        return []
-    counts = ("n_votes", "n_experts", "n_direct", "n_agree", "confidence")
-    view = _view("label_propagated", *counts)
-    statement = (
-        select(
-            view,
-            *_CLASS,
-            ModelVersion.name.label("version"),
-            ModelVersion.annotator,
-            ModelVersion.state,
-        )
-        .join(LabelClass, LabelClass.id == view.c.label_class_id)
-        .join(ModelVersion, ModelVersion.id == view.c.model_version_id)
-        .where(_about(view.c, [subject]))
-        .order_by(ModelVersion.state != "current", ModelVersion.id.desc())
-    )
-    return session.execute(statement).all()
+    found = [row for place in _cells_of(session, subject) for row in _of_cell(session, place)]
+    return sorted(found, key=lambda row: (row.state != "current", -row.model_version_id))
 
 
 def remarks(session: Session, subject: Subject, n: int = 20) -> Sequence[Row]:
@@ -376,8 +371,43 @@ def experts(session: Session) -> Sequence[Row]:
 _CLASS = (LabelClass.name, LabelClass.key, LabelClass.colour)
 
 
-def _view(name: str, *columns: str) -> sa.TableClause:
-    return sa.table(name, *map(sa.column, (*SUBJECT_COLUMNS, "label_class_id", *columns)))
+def _cells_of(session: Session, subject: Subject) -> Sequence[Row]:
+    """Where each map has put a source or exposure that belongs there: annotator, version, cell."""
+    if subject.kind == "cell":
+        return []
+    table: type[ExposureCell] | type[SourceCell] = ExposureCell
+    novel = NOVEL_EXPOSURE
+    if subject.kind == "source":
+        table, novel = SourceCell, NOVEL_SOURCE
+    statement = (
+        select(ModelVersion.annotator, table.model_version_id, table.cell_row, table.cell_column)
+        .join(ModelVersion, ModelVersion.id == table.model_version_id)
+        .where(_about(table, [subject]), table.cell_row.is_not(None))
+        .where(table.flags.op("&")(novel) == 0)
+    )
+    return session.execute(statement).all()
+
+
+def _of_cell(session: Session, place: Row) -> Sequence[Row]:
+    """The label of one cell, if it has one: asked for by itself, it takes an index."""
+    view = cell_label[place.annotator]
+    statement = (
+        select(
+            view,
+            *_CLASS,
+            ModelVersion.name.label("version"),
+            ModelVersion.annotator,
+            ModelVersion.state,
+        )
+        .join(LabelClass, LabelClass.id == view.c.label_class_id)
+        .join(ModelVersion, ModelVersion.id == view.c.model_version_id)
+        .where(
+            view.c.model_version_id == place.model_version_id,
+            view.c.cell_row == place.cell_row,
+            view.c.cell_column == place.cell_column,
+        )
+    )
+    return session.execute(statement).all()
 
 
 def _about(columns: Any, subjects: Iterable[Subject]) -> ColumnElement[bool]:

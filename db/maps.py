@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import FromClause, Row, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
+from db.label_views import label_current, label_majority
 from db.pages import Order, Page, Position, keyed, page
 from db.queries import explain
 from db.tables import (
@@ -31,18 +32,9 @@ from db.tables import (
 MapName = Literal["source_map", "exposure_map"]
 Kind = Literal["random", "nearest", "farthest", "borderline"]
 Place = tuple[int, int]  # cell_row, cell_column
+NOVEL_EXPOSURE, NOVEL_SOURCE = 4, 32  # bits of exposure_cell.flags and source_cell.flags
 MOST_COUNTED = 3_000_000  # rows up to which counting by cell takes about a second at most
 SAMPLED = 1_000_000  # rows that stand for all of them beyond that
-
-_SUBJECT = ("source_id", "exposure_id", "model_version_id", "cell_row", "cell_column")
-label_majority = sa.table(
-    "label_majority",
-    *(sa.column(name, sa.BigInteger()) for name in (*_SUBJECT, "label_class_id", "n_votes")),
-)
-label_current = sa.table(
-    "label_current",
-    *(sa.column(name, sa.BigInteger()) for name in (*_SUBJECT, "label_class_id", "expert_id")),
-)
 
 
 @dataclass(frozen=True)
@@ -63,6 +55,11 @@ class Map:
         """The column of that table that names a member."""
         name = "source_id" if self.cell is SourceCell else "exposure_id"
         return cast(InstrumentedAttribute[Any], getattr(self.cell, name))
+
+    @property
+    def novel(self) -> int:
+        """The bit of that table's flags that says a member is far from every prototype."""
+        return NOVEL_SOURCE if self.cell is SourceCell else NOVEL_EXPOSURE
 
 
 @dataclass(frozen=True)
@@ -105,11 +102,14 @@ class Said:
 
     @property
     def confidence(self) -> float:
-        """How far the label can be trusted for members without one, 0 to 1 (`label_propagated`)."""
+        """How far the label can be trusted for members without one, 0 to 1 (`label_propagated`).
+
+        By the rule of succession, half of what experts agree on while no member was looked at.
+        """
         if self.label is None:
             return 0.0
         agreed = self.votes[self.label] / sum(self.votes.values())
-        return agreed * (self.n_agree + 1) / (self.n_direct + 1)
+        return agreed * (self.n_agree + 1) / (self.n_direct + 2)
 
 
 NOTHING = Said()
@@ -336,7 +336,7 @@ def _votes(shown: Map, only: int | None) -> Select:
 
 
 def _direct(shown: Map, only: int | None) -> Select:
-    """Count the labels that members bear themselves, by cell and class."""
+    """Count the labels that members bear themselves, by cell and class, without novel members."""
     spoken = spoken_of(only)
     cell, key = shown.cell, shown.key
     return (
@@ -345,6 +345,7 @@ def _direct(shown: Map, only: int | None) -> Select:
         .where(
             cell.model_version_id == shown.version.id,
             cell.cell_row.is_not(None),
+            cell.flags.op("&")(shown.novel) == 0,
             spoken.c[key.key].is_not(None),
         )
         .group_by(cell.cell_row, cell.cell_column, spoken.c.label_class_id)

@@ -186,8 +186,14 @@ def explain(session: Session, statement: Select) -> dict[str, Any]:
 
 
 def annotated(session: Session, source_ids: Sequence[int]) -> list[RowMapping]:
-    """Return rows of the view `annotated_source`, in the order of the identifiers."""
-    statement = sa.text("SELECT * FROM annotated_source WHERE source_id = ANY (:ids)")
+    """Return rows of the view `annotated_source`, in the order of the identifiers.
+
+    OFFSET has the sources looked up one by one, or the labels of all sources would be counted.
+    """
+    statement = sa.text(
+        "SELECT found.* FROM unnest(CAST(:ids AS bigint[])) AS wanted, LATERAL"
+        " (SELECT * FROM annotated_source WHERE source_id = wanted OFFSET 0) AS found"
+    )
     rows = {
         row["source_id"]: row
         for row in session.execute(statement, {"ids": list(source_ids)}).mappings()

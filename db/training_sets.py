@@ -12,18 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
+from db.label_views import label_propagated
 from db.tables import Catalog, Exposure, LabelClass, Source
 
 Kind = Literal["exposure", "source"]
 
 MAPS = {"exposure": "exposure_map", "source": "source_map"}
 ROWS_AT_ONCE = 5_000
-label_propagated = sa.table(
-    "label_propagated",
-    *(sa.column(name, sa.BigInteger()) for name in ("source_id", "exposure_id", "label_class_id")),
-    *(sa.column(name) for name in ("model_version_id", "cell_row", "cell_column")),
-    *(sa.column(name) for name in ("n_votes", "n_experts", "confidence")),
-)
 
 
 def facts(session: Session, kind: Kind, ids: Sequence[int]) -> dict[int, Row]:

@@ -35,7 +35,7 @@ class Card:
     @property
     def novel(self) -> bool:
         """Whether it is far from every prototype."""
-        return self.cell is not None and bool(self.cell.flags & exposure_queries.NOVEL)
+        return self.cell is not None and bool(self.cell.flags & maps.NOVEL_EXPOSURE)
 
 
 def cards(rows: Sequence[Row], shown: Map | None) -> dict[int, Card]:
@@ -68,7 +68,7 @@ def _carried(cell: ExposureCell | None, said: dict[Place, Said]) -> Said:
     """Return what is said of the cell of an exposure that belongs there."""
     if cell is None or cell.cell_row is None or cell.cell_column is None:
         return NOTHING
-    if cell.flags & exposure_queries.NOVEL:
+    if cell.flags & maps.NOVEL_EXPOSURE:
         return NOTHING
     return said.get((cell.cell_row, cell.cell_column), NOTHING)
 

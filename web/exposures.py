@@ -16,7 +16,7 @@ from flask import Blueprint, current_app, jsonify, make_response, render_templat
 from werkzeug.wrappers import Response
 
 from db import exposure_queries, maps, queries
-from db.exposure_queries import NOVEL, SORTS, Flagged, Histogram, Wanted
+from db.exposure_queries import SORTS, Flagged, Histogram, Wanted
 from db.home import pixels as pixel_store
 from db.maps import Map, Place
 from db.tables import Exposure, ExposureCell, LabelClass
@@ -307,7 +307,7 @@ def _cell_words(shown: Map | None, cell: ExposureCell | None) -> list[str]:
     ]
     near = "Borderline: the" if margin < BORDERLINE * error else "The"
     words.append(f"{near} second nearest prototype is {margin:.3g} farther.")
-    if cell.flags & NOVEL:
+    if cell.flags & maps.NOVEL_EXPOSURE:
         words.append("Novel: it lies far from every prototype, so that no label is carried to it.")
     return words
 

@@ -1,4 +1,8 @@
-"""label_current, label_majority, label_propagated, annotated_exposure; cells and labels in annotated_source"""
+"""label_current, label_majority, labels of cells, annotated_exposure; cells, labels in annotated_source
+
+Conditions on what is computed are inequalities (`< 2`, not `= 1`) where either would do: of an equality the
+planner expects one row in 200, and then compares every exposure with every label in turn.
+"""
 
 from alembic import context, op
 
@@ -19,7 +23,7 @@ FROM (
         AND NOT EXISTS (SELECT FROM label AS undo WHERE undo.undoes = label.id)
     ORDER BY expert_id, {subject}, id DESC
 ) AS last_word
-WHERE action = 'label'
+WHERE action <> 'clear'
 """
 
 LABEL_MAJORITY = """
@@ -37,46 +41,58 @@ FROM (
     ) AS vote
     WINDOW subject AS (PARTITION BY {subject})
 ) AS counted
-WHERE n_votes = n_most AND n_level = 1
+WHERE n_votes >= n_most AND n_level < 2
 """
 
-# The labels of a cell's members count as draws: of n looked at, k bear the label of the cell.
+# A cell's label, and how many of its members bear a label themselves (n_direct), that one (n_agree).
+LABEL_OF_CELL = """
+CREATE VIEW {kind}_cell_label AS
+SELECT cell.model_version_id, cell.cell_row, cell.cell_column, cell.label_class_id, cell.n_votes,
+    cell.n_experts, coalesce(sum(direct.n), 0) AS n_direct,
+    coalesce(sum(direct.n) FILTER (WHERE direct.label_class_id = cell.label_class_id), 0) AS n_agree,
+    (
+        cell.n_votes / cell.n_experts
+        * (coalesce(sum(direct.n) FILTER (WHERE direct.label_class_id = cell.label_class_id), 0) + 1)
+        / (coalesce(sum(direct.n), 0) + 2)
+    )::real AS confidence
+FROM label_majority AS cell
+JOIN model_version
+    ON model_version.id = cell.model_version_id AND model_version.annotator = '{kind}_map'
+LEFT JOIN (
+    SELECT {kind}_cell.model_version_id, {kind}_cell.cell_row, {kind}_cell.cell_column,
+        label_majority.label_class_id, count(*) AS n
+    FROM label_majority JOIN {kind}_cell USING ({kind}_id)
+    WHERE label_majority.{kind}_id IS NOT NULL AND {kind}_cell.flags & {novel} <> {novel}
+    GROUP BY 1, 2, 3, 4
+) AS direct
+    ON direct.model_version_id = cell.model_version_id
+    AND direct.cell_row = cell.cell_row AND direct.cell_column = cell.cell_column
+WHERE cell.cell_row IS NOT NULL
+GROUP BY 1, 2, 3, 4, 5, 6
+"""
+NOVEL = {"exposure": 4, "source": 32}  # bit of the flags of a cell's members
+
 LABEL_PROPAGATED = """
 CREATE VIEW label_propagated AS
-WITH member AS (
-    SELECT NULL::bigint AS source_id, exposure_id, model_version_id, cell_row, cell_column
-    FROM exposure_cell WHERE flags & 4 = 0
-    UNION ALL
-    SELECT source_id, NULL, model_version_id, cell_row, cell_column
-    FROM source_cell WHERE flags & 32 = 0
-), direct AS (
-    SELECT exposure_cell.model_version_id, exposure_cell.cell_row, exposure_cell.cell_column,
-        label_majority.label_class_id, count(*) AS n
-    FROM label_majority JOIN exposure_cell USING (exposure_id)
-    GROUP BY 1, 2, 3, 4
-    UNION ALL
-    SELECT source_cell.model_version_id, source_cell.cell_row, source_cell.cell_column,
-        label_majority.label_class_id, count(*)
-    FROM label_majority JOIN source_cell USING (source_id)
-    GROUP BY 1, 2, 3, 4
-), cell AS (
-    SELECT label_majority.model_version_id, label_majority.cell_row, label_majority.cell_column,
-        label_majority.label_class_id, n_votes, n_experts,
-        coalesce(sum(direct.n), 0) AS n_direct,
-        coalesce(sum(direct.n) FILTER (
-            WHERE direct.label_class_id = label_majority.label_class_id), 0) AS n_agree
-    FROM label_majority
-    LEFT JOIN direct USING (model_version_id, cell_row, cell_column)
-    WHERE label_majority.cell_row IS NOT NULL
-    GROUP BY 1, 2, 3, 4, 5, 6
-)
-SELECT member.source_id, member.exposure_id, member.model_version_id, member.cell_row,
-    member.cell_column, cell.label_class_id, cell.n_votes, cell.n_experts, cell.n_direct,
-    cell.n_agree,
-    (cell.n_votes / cell.n_experts * (cell.n_agree + 1) / (cell.n_direct + 1))::real AS confidence
-FROM cell JOIN member USING (model_version_id, cell_row, cell_column)
+SELECT NULL::bigint AS source_id, member.exposure_id, cell.*
+FROM exposure_cell_label AS cell
+JOIN exposure_cell AS member USING (model_version_id, cell_row, cell_column)
+WHERE member.flags & 4 <> 4
+UNION ALL
+SELECT member.source_id, NULL, cell.*
+FROM source_cell_label AS cell
+JOIN source_cell AS member USING (model_version_id, cell_row, cell_column)
+WHERE member.flags & 32 <> 32
 """
 
+# DISTINCT ON tells the planner that there is one each: no query pays for a label it does not ask for.
+DIRECT = """
+LEFT JOIN (
+    SELECT DISTINCT ON ({kind}_id) {kind}_id, label_class.name
+    FROM label_majority JOIN label_class ON label_class.id = label_majority.label_class_id
+    WHERE {kind}_id IS NOT NULL
+) AS direct ON direct.{kind}_id = {kind}.id
+"""
 ANNOTATED_EXPOSURE = """
 CREATE VIEW annotated_exposure AS
 SELECT {columns}
@@ -89,16 +105,19 @@ LEFT JOIN exposure_cell
     )
 LEFT JOIN model_version AS exposure_map_version
     ON exposure_map_version.id = exposure_cell.model_version_id
-LEFT JOIN label_propagated AS propagated
-    ON propagated.exposure_id = exposure.id
-    AND propagated.model_version_id = exposure_cell.model_version_id
+LEFT JOIN (
+    SELECT DISTINCT ON (cell_row, cell_column) *
+    FROM exposure_cell_label
+    WHERE model_version_id = (
+        SELECT id FROM model_version WHERE annotator = 'exposure_map' AND state = 'current'
+    )
+) AS propagated
+    ON propagated.cell_row = exposure_cell.cell_row
+    AND propagated.cell_column = exposure_cell.cell_column
+    AND exposure_cell.flags & 4 <> 4
 LEFT JOIN label_class AS propagated_class ON propagated_class.id = propagated.label_class_id
 """
 
-MAJORITY_OF = (
-    "(SELECT label_class.name FROM label_majority JOIN label_class"
-    " ON label_class.id = label_majority.label_class_id WHERE label_majority.{0}_id = {0}.id)"
-)
 LABEL_COMMENT = (
     "Name of the label class that most experts gave it themselves; null without label or on a tie"
 )
@@ -146,7 +165,7 @@ EXPOSURE_COLUMNS = (
         "exposure_map_version.name",
         "Version of the map of exposures, as architecture.tag",
     ),
-    ("label", MAJORITY_OF.format("exposure"), LABEL_COMMENT),
+    ("label", "direct.name", LABEL_COMMENT),
     (
         "propagated_label",
         "propagated_class.name",
@@ -155,7 +174,12 @@ EXPOSURE_COLUMNS = (
     (
         "propagated_confidence",
         "propagated.confidence",
-        "Share of experts who said so of the cell, times (1 + members labelled the same) / (1 + members labelled), 0 to 1",
+        "Share of experts who said so of the cell, times (1 + members labelled the same) / (2 + members labelled), 0 to 1; half the share while no member is labelled",
+    ),
+    (
+        "propagated_checked",
+        "propagated.n_direct",
+        "Members of its cell that bear a label themselves: what the confidence rests on",
     ),
 )
 NEW_COLUMNS = (
@@ -178,7 +202,7 @@ NEW_COLUMNS = (
         "source_map_version.name",
         "Version of the map of sources, as architecture.tag; null without cell",
     ),
-    ("label", MAJORITY_OF.format("source"), LABEL_COMMENT),
+    ("label", "direct.name", LABEL_COMMENT),
 )
 JOINS = """
 LEFT JOIN source_cell
@@ -196,6 +220,14 @@ COMMENTS = (
     ),
     ("label_majority", "What most experts say of a subject; subjects with a tie are left out"),
     (
+        "exposure_cell_label",
+        "What most experts say of a cell of a map of exposures, and what members say for themselves",
+    ),
+    (
+        "source_cell_label",
+        "What most experts say of a cell of a map of sources, and what members say for themselves",
+    ),
+    (
         "label_propagated",
         "The label of a cell carried to its members, with a confidence; never mixed with label_current",
     ),
@@ -211,15 +243,16 @@ def upgrade() -> None:
     for view in (
         LABEL_CURRENT.format(subject=SUBJECT),
         LABEL_MAJORITY.format(subject=SUBJECT),
+        *(LABEL_OF_CELL.format(kind=kind, novel=novel) for kind, novel in NOVEL.items()),
         LABEL_PROPAGATED,
-        ANNOTATED_EXPOSURE.format(columns=columns),
+        ANNOTATED_EXPOSURE.format(columns=columns) + DIRECT.format(kind="exposure"),
     ):
         op.execute(view)
     for view, comment in COMMENTS:
         _comment(f"VIEW {view}", comment)
     for name, _, comment in EXPOSURE_COLUMNS:
         _comment(f"COLUMN annotated_exposure.{name}", comment)
-    _rewrite_sources(NEW_COLUMNS, JOINS)
+    _rewrite_sources(NEW_COLUMNS, JOINS + DIRECT.format(kind="source"))
 
 
 def downgrade() -> None:
@@ -227,7 +260,8 @@ def downgrade() -> None:
     first.downgrade()
     first.upgrade()
     context.script.get_revision("0003").module.extend_views()
-    for view in ("annotated_exposure", "label_propagated", "label_majority", "label_current"):
+    op.execute("DROP VIEW annotated_exposure")
+    for view, _ in reversed(COMMENTS[:-1]):
         op.execute(f"DROP VIEW {view}")
 
 

@@ -347,11 +347,11 @@ def test_a_label_of_a_cell_reaches_its_members_apart_from_direct_ones(
 
     (from_cell,) = labels.propagated(session, member)
 
-    assert (from_cell.name, from_cell.confidence) == ("Good", 1.0)
+    assert (from_cell.name, from_cell.confidence) == ("Good", 0.5)
     assert labels.current(session, [member])[member] == []
     labels.give(session, team.ada.id, "r2", [member], team.bad.id)
     (from_cell,) = labels.propagated(session, member)
-    assert (from_cell.name, from_cell.confidence) == ("Good", 0.5)
+    assert (from_cell.name, from_cell.confidence) == ("Good", pytest.approx(1 / 3))
     assert says(session, team.ada, member) == "Bad seeing"
 
 

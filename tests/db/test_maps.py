@@ -263,7 +263,7 @@ def test_confidence_is_that_of_the_view(session: Session, run: Run, shown: Map) 
     said = maps.said(session, shown)[0, 1]
     assert [(row.exposure_id, row.label_class_id) for row in view] == [(member.id, said.label)]
     assert said.confidence == pytest.approx(view[0].confidence)
-    assert said.confidence == pytest.approx(2 / 3 * 2 / 3)
+    assert said.confidence == pytest.approx(2 / 3 * 2 / 4)
 
 
 def test_a_cells_label_finds_its_members_but_not_novel_ones(

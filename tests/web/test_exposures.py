@@ -77,7 +77,7 @@ def test_a_direct_label_and_that_of_the_cell_stand_apart(client: FlaskClient) ->
 
     assert re.search(r'class="card labelled label-\d+"', page)
     assert re.search(r"<span class=\"label-mark\" data-label-name>Bad seeing</span>", page)
-    assert "from its cell: 1 Good 0.33" in words(page)
+    assert "from its cell: 1 Good 0.22" in words(page)
 
 
 def test_an_exposure_shows_its_facts_and_its_cell(client: FlaskClient, atlas: Atlas) -> None:

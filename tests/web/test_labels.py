@@ -185,7 +185,7 @@ def test_the_label_of_a_cell_shows_on_its_exposures_apart(team: Team) -> None:
 
     text_ = words(page)
     assert "Nobody has labelled it." in text_
-    assert "Good from its cell (0, 0) , confidence 1.00" in text_
+    assert "Good from its cell (0, 0) , confidence 0.50" in text_
     assert "nobody said it of this exposure itself" in text_
     assert 'class="label-mark label-0 propagated"' in page
 
