@@ -63,7 +63,10 @@ def _sums(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.fl
 
 
 def compose(miniatures: Sequence[Miniature]) -> bytes:
-    """Return a JPEG of 500 x 500 pixels: north up and east left, or CCDs row by row in a grid."""
+    """Return a JPEG whose longer side has 500 pixels, as wide and high as the CCDs reach.
+
+    North is up and east left, or CCDs lie row by row in a grid.
+    """
     corners = _on_the_sky(miniatures)
     if corners is None:
         corners = _in_a_grid(miniatures)
@@ -71,7 +74,9 @@ def compose(miniatures: Sequence[Miniature]) -> bytes:
     if len(miniatures):
         low, high = corners.min((0, 1)), corners.max((0, 1))
         scale = SIDE / max(float((high - low).max()), 1e-12)
-        places = (corners - (low + high) / 2) * scale + SIDE / 2
+        places = (corners - low) * scale
+        width, height = np.clip(np.rint((high - low) * scale), 1, SIDE).astype(int)
+        canvas = np.zeros((height, width), np.uint8)
         for miniature, grey, place in zip(miniatures, _greys(miniatures), places, strict=True):
             _paste(canvas, grey, miniature, place)
     buffer = BytesIO()
@@ -145,8 +150,8 @@ def _paste(
         return
     longest = max(2, int(np.ceil(max(np.linalg.norm(axes, axis=0)))))
     picture = shrink(grey, longest)
-    first = np.clip(np.floor(corners.min(0)).astype(int), 0, SIDE)
-    last = np.clip(np.ceil(corners.max(0)).astype(int) + 1, 0, SIDE)
+    first = np.maximum(np.floor(corners.min(0)).astype(int), 0)
+    last = np.minimum(np.ceil(corners.max(0)).astype(int) + 1, canvas.shape[::-1])
     y, x = np.mgrid[first[1] : last[1], first[0] : last[0]]
     places = np.stack([x.ravel() + 0.5 - origin[0], y.ravel() + 0.5 - origin[1]])
     u, v = np.linalg.solve(axes, places).reshape(2, *x.shape)
