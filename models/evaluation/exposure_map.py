@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models import agreement
 from models.agreement import MISSING, majority
 from models.scores import Interval
 
@@ -236,7 +237,10 @@ def purity(mapped: Mapped) -> float:
     placed = mapped.cell >= 0
     counts = np.zeros((mapped.n_cells, len(mapped.classes)), int)
     np.add.at(counts, (mapped.cell[placed], mapped.truth[placed]), 1)
-    return float(counts.max(axis=1).sum() / placed.sum()) if placed.any() else float("nan")
+    occupied = counts[counts.any(axis=1)]
+    if not len(occupied):
+        return float("nan")
+    return float(np.average(agreement.purity(occupied)[0], weights=occupied.sum(axis=1)))
 
 
 def mutual_information(mapped: Mapped) -> float:
