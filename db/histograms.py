@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from db import jobs
+from db.maps import unpacked
 from db.tables import Exposure, ExposureHistogram, Prototype
 
 COUNT = sa.text("""
@@ -105,7 +106,12 @@ def read(session: Session, source_map_version_id: int, exposure_ids: Sequence[in
     """Read the histograms of those of these exposures that have one, in the order of their ids."""
     columns = ExposureHistogram
     rows = session.execute(
-        sa.select(columns.exposure_id, columns.counts, columns.n_counted, columns.weight)
+        sa.select(
+            columns.exposure_id,
+            sa.func.vector_send(columns.counts),
+            columns.n_counted,
+            columns.weight,
+        )
         .where(
             columns.model_version_id == source_map_version_id,
             columns.exposure_id == sa.any_(sa.literal(list(exposure_ids), sa.ARRAY(sa.BigInteger))),
@@ -115,7 +121,7 @@ def read(session: Session, source_map_version_id: int, exposure_ids: Sequence[in
     ids, counts, n_counted, weight = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Histograms(
         np.array(ids, np.int64),
-        np.array(counts, np.float32).reshape(len(rows), -1) if rows else np.empty((0, 0), "f4"),
+        np.stack([unpacked(raw, ">f4") for raw in counts]) if rows else np.empty((0, 0), "f4"),
         np.array(n_counted, np.int64),
         np.array(weight, np.float64),
     )

@@ -185,9 +185,10 @@ def _shares(sizes: NDArray[np.integer], n: int, rng: np.random.Generator) -> NDA
 def read_histograms(
     engine: Engine, catalog_id: int, version_id: int, version: str
 ) -> NDArray[np.float32]:
-    """Count the sources of a catalog's exposures by cell, and read the counts, (n, cells).
+    """Read how many sources of a catalog's exposures are in which cell, (n, cells).
 
-    Exposures of which no source has a cell are left out.
+    What no worker has counted yet is counted, a part of the exposures at a time. Exposures of
+    which no source has a cell are left out.
 
     Raises
     ------
@@ -195,13 +196,17 @@ def read_histograms(
         No exposure has sources with a cell, or not all of them are placed yet.
     """
     parts = []
-    with session_factory(engine).begin() as session:
+    sessions = session_factory(engine)
+    with sessions() as session:
         exposures = histograms.finished(session, version_id, catalog_id)
-        for start in range(0, len(exposures), PART):
-            part = exposures[start : start + PART]
-            histograms.make(session, version_id, part)
+    for start in range(0, len(exposures), PART):
+        part = exposures[start : start + PART]
+        with sessions.begin() as session:
             found = histograms.read(session, version_id, part)
-            parts.append(found.counts[found.n_counted > 0])
+            if uncounted := set(part) - set(found.exposure_ids.tolist()):
+                histograms.make(session, version_id, sorted(uncounted))
+                found = histograms.read(session, version_id, part)
+        parts.append(found.counts[found.n_counted > 0])
     if not sum(map(len, parts)):
         raise TooLittle(
             f"no exposure of the catalog has its sources in cells of {SourceMap.name} {version}: "
