@@ -257,7 +257,7 @@ def audit_page() -> str:
 
 
 def address() -> str:
-    """Return the network address that the request came from, or that of the proxy before us."""
+    """Return the network address of the reader, or of a proxy that `serve` was not told of."""
     return request.remote_addr or ""
 
 
