@@ -492,7 +492,7 @@ def _to_undo(session: Session, expert_id: int, of: str | None) -> Sequence[Label
     raise NothingToUndo(f"you made no request {of[:100]!r}")
 
 
-def _standing(expert_id: int) -> sa.Select[tuple[Label]]:
+def _standing(expert_id: int) -> sa.Select[Label]:
     """Select what an expert said and did not take back."""
     return select(Label).where(
         Label.expert_id == expert_id, Label.action != "undo", ~_is_undone(Label)
