@@ -324,9 +324,12 @@ def _write_preview(root: Path, name: str, content: bytes) -> str:
     path = root / PREVIEWS / name[:2] / f"{name}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_bytes(content)
-    sync(unfinished)
-    unfinished.replace(path)
+    try:
+        unfinished.write_bytes(content)
+        sync(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)  # left only if the disk is full
     sync(path.parent)
     return str(path.relative_to(root))
 
