@@ -237,6 +237,52 @@ def test_weights_find_their_way_back_into_the_network(small, cutouts, tmp_path):
     assert np.array_equal(desom.decoded(again), desom.decoded(small))
 
 
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_another_backend_places_the_same_weights_in_the_same_cells(backend, cutouts, tmp_path):
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    model = desom.build("desom1", **SMALL)
+    codes = desom.place(model, cutouts).latent[:-1]  # the last is novel
+    elsewhere = np.full((20 - len(codes), codes.shape[1]), 100.0) + np.arange(14)[:, None]
+    model.cells.prototypes.assign(np.concatenate([codes, elsewhere])[::-1])
+    model.cells.reach.assign(desom.place(model, cutouts).quantization_error[-1] / 2)
+    model.save_weights(tmp_path / "m.weights.h5")
+    expected = desom.place(model, cutouts)
+    np.save(tmp_path / "cutouts.npy", cutouts)
+    script = (
+        "import numpy as np, keras\n"
+        "from models import desom\n"
+        f"assert keras.backend.backend() == {backend!r}\n"
+        f"model = desom.build('desom1', **{SMALL})\n"
+        "model.load_weights('m.weights.h5')\n"
+        "placed = desom.place(model, np.load('cutouts.npy'))\n"
+        "np.savez('placed.npz', **vars(placed))\n"
+    )
+
+    done = run_with(backend, script, tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    placed = np.load(tmp_path / "placed.npz")
+    assert len({*zip(expected.cell_row, expected.cell_column, strict=True)}) == len(codes)
+    assert expected.novel.tolist() == [False] * len(codes) + [True]
+    assert np.array_equal(placed["cell_row"], expected.cell_row)
+    assert np.array_equal(placed["cell_column"], expected.cell_column)
+    assert np.array_equal(placed["novel"], expected.novel)
+    assert np.allclose(placed["latent"], expected.latent, rtol=1e-3, atol=1e-3)
+
+
+def run_with(backend, script, folder):
+    """Run Python code in a folder, with Keras on another backend."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_another_backend_trains_and_places_with_the_same_code(backend, tmp_path):
@@ -255,16 +301,7 @@ def test_another_backend_trains_and_places_with_the_same_code(backend, tmp_path)
         "assert float(desom.decoded(trained.model).max()) <= 1\n"
         "print('placed', len(placed.cell_row))\n"
     )
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
-
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_with(backend, script, tmp_path)
 
     assert done.stdout == "placed 9\n", done.stderr
 
