@@ -194,8 +194,15 @@ def occupancy(session: Session, shown: Map) -> Occupancy:
 
 def n_members(session: Session, shown: Map, place: Place) -> int:
     """Count the members of one cell."""
-    statement = select(func.count()).select_from(shown.cell).where(*_in_cell(shown, place))
-    return session.scalar(statement) or 0
+    return fit(session, shown, place)[0]
+
+
+def fit(session: Session, shown: Map, place: Place) -> tuple[int, float | None]:
+    """Count the members of one cell and average their errors; None without members."""
+    mean = func.avg(shown.cell.quantization_error)
+    statement = select(func.count(), mean).select_from(shown.cell).where(*_in_cell(shown, place))
+    n, error = session.execute(statement).one()
+    return n, error
 
 
 def n_closer(session: Session, shown: Map, place: Place, error: float) -> tuple[int, int]:

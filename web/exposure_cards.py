@@ -15,6 +15,7 @@ from db.maps import NOTHING, Map, Place, Said
 from db.tables import Exposure, ExposureCell, LabelClass
 from web.accounts import current
 from web.database import session
+from web.map_versions import versions
 
 RENDERING = 1  # raise when the same histogram would look different
 
@@ -75,7 +76,7 @@ def _carried(cell: ExposureCell | None, said: dict[Place, Said]) -> Said:
 
 def source_map(shown: Map | None) -> Map | None:
     """Return the map of sources whose cells a map of exposures counts, else the current one."""
-    there = maps.versions(session(), "source_map")
+    there = versions("source_map")
     name = (shown.version.card.get("inputs") or {}).get("source_map") if shown else None
     named = [one for one in there if one.version.name == name]
     return next(iter(named or there), None)

@@ -24,6 +24,7 @@ from web import cutouts, exposure_cards, map_pictures
 from web.database import session
 from web.errors import Missing
 from web.formats import sexagesimal
+from web.map_versions import versions
 from web.maps import address, find, only, picture
 from web.parameters import (
     MAX_BIGINT,
@@ -211,8 +212,7 @@ def histogram_csv(exposure_id: int) -> Response:
 def _asked(paged: bool = False) -> Request:
     """Read which exposures the address asks for."""
     arguments = read_arguments((*FILTERS, *(("after", "before") if paged else ())))
-    there = maps.versions(session(), "exposure_map")
-    shown = find("exposure_map", arguments.get("version"))[1] if there else None
+    shown = find("exposure_map", arguments.get("version"))[1] if versions("exposure_map") else None
     classes = maps.label_classes(session())
     wanted = Wanted(
         catalog_id=read_catalog(arguments, queries.catalogs(session())),

@@ -7,11 +7,12 @@ pages in `web.exposures`.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from flask import Blueprint, make_response, render_template, url_for
+from flask import Blueprint, current_app, make_response, render_template, url_for
 from werkzeug.wrappers import Response
 
 from db import exposure_queries, labels, maps, queries
@@ -23,6 +24,7 @@ from web.accounts import current
 from web.database import session
 from web.errors import Missing
 from web.formats import count
+from web.map_versions import versions
 from web.parameters import (
     BadParameter,
     encode_position,
@@ -64,6 +66,7 @@ MEMBER_PAGE = 96
 RENDERING = 2  # raise when the same prototypes would look different
 DARK = 140  # level of the colour table from which on dark text is legible on it
 MAX_DRAW = 2**31
+FRESH = 60  # seconds for which the order of cells by members is good enough to go on by
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def grid(annotator: str) -> str:
         n_covered=sum(cell.n for cell in labelled),
         legend=_legend(labelled),
         disputed=[cell for row in cells for cell in row if cell.said.disputed],
-        following=_unlabelled(shown, occupied, None),
+        following=_unlabelled(shown, _by_fullness(occupied), said, None),
     )
 
 
@@ -145,10 +148,9 @@ def cell(annotator: str, row: int, column: int) -> str:
     draw = _draw(arguments)
     shown = find(annotator, arguments.get("version"))[1]
     place = _place(shown, row, column)
-    occupied = maps.occupancy(session(), shown)
-    said = maps.said(session(), shown, only()).get(place, NOTHING)
+    said = maps.said(session(), shown, only())
     classes = maps.label_classes(session())
-    n = maps.n_members(session(), shown, place)
+    n, error = maps.fit(session(), shown, place)
     chosen = {
         kind: maps.members(session(), shown, place, kind, SHOWN[kind], draw) for kind in KINDS
     }
@@ -160,16 +162,16 @@ def cell(annotator: str, row: int, column: int) -> str:
         column=column,
         subject=subject(shown, place),
         n=n,
-        said=said,
+        said=said.get(place, NOTHING),
         classes=classes,
-        error=float(occupied.error[place]),
+        error=error,
         chosen=chosen,
         kinds=KINDS,
         shown_at_once=SHOWN,
         draw=draw,
         cards=_cards(shown, ids),
         moves=_moves(shown, place),
-        following=_unlabelled(shown, occupied, place),
+        following=_unlabelled(shown, _fullest(shown), said, place),
     )
 
 
@@ -200,7 +202,7 @@ def find(annotator: str, name: str | None) -> tuple[list[Map], Map]:
         raise Missing(
             f"There is no map {annotator!r}.", f"There are: {' and '.join(sorted(WORDS))}."
         )
-    there = maps.versions(session(), cast(MapName, annotator))
+    there = versions(cast(MapName, annotator))
     if not there:
         raise Missing(
             f"No version of {annotator} has shown its prototypes yet.",
@@ -364,19 +366,34 @@ def _legend(labelled: list[Drawn]) -> list[tuple[LabelClass, int, int]]:
     ]
 
 
-def _unlabelled(shown: Map, occupied: Occupancy, place: Place | None) -> Place | None:
-    """Return the fullest cell without label that comes after a place; the first after the last.
+def _fullest(shown: Map) -> list[Place]:
+    """Return the cells with members, the fullest first, as they were up to a minute ago."""
+    kept: dict[int, tuple[float, list[Place]]] = current_app.extensions.setdefault("fullest", {})
+    then, places = kept.get(shown.version.id, (-math.inf, []))
+    if time.monotonic() - then > FRESH:
+        places = _by_fullness(maps.occupancy(session(), shown))
+        kept[shown.version.id] = time.monotonic(), places
+    return places
 
-    Without label means that the reader has given none, or nobody if the reader is not signed in.
+
+def _by_fullness(occupied: Occupancy) -> list[Place]:
+    rows, columns = np.nonzero(occupied.n)
+    places = zip(rows.tolist(), columns.tolist(), strict=True)
+    return sorted(places, key=lambda where: (-int(occupied.n[where]), where))
+
+
+def _unlabelled(
+    shown: Map, places: list[Place], said: dict[Place, Said], place: Place | None
+) -> Place | None:
+    """Return the first cell without label that comes after a place; the first after the last.
+
+    Without label means that the reader has given none, or nobody if the reader is not signed in;
+    `said` is what the page shows.
     """
     reader = current()
-    spoken = maps.said(session(), shown, None if reader is None else reader.id)
-    done = {where for where, said in spoken.items() if said.votes}
-    rows, columns = np.nonzero(occupied.n)
-    places = sorted(
-        zip(rows.tolist(), columns.tolist(), strict=True),
-        key=lambda where: (-int(occupied.n[where]), where),
-    )
+    own = None if reader is None else reader.id
+    spoken = said if own == only() else maps.said(session(), shown, own)
+    done = {where for where, one in spoken.items() if one.votes}
     start = places.index(place) + 1 if place in places else 0
     left = [where for where in (*places[start:], *places[:start]) if where not in done]
     return next((where for where in left if where != place), None)

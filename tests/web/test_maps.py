@@ -221,7 +221,7 @@ def test_a_blind_expert_sees_own_labels_only(blind: FlaskClient) -> None:
 def test_members_show_the_label_of_the_cell_apart_from_their_own(client: FlaskClient) -> None:
     page = words(client.get(f"{MAP}/1/2/members").text)
 
-    assert re.search(r"000p 0 away Bad seeing from its cell: 1 Good 0\.33", page)
+    assert re.search(r"000p 0 away Bad seeing from its cell: 1 Good 0\.22", page)
     assert re.search(r"001p 0\.125 away novel", page)
 
 
