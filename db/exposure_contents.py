@@ -112,7 +112,9 @@ def examine(path: Path, n_sample: int, seed: int) -> Contents:
     view = _View(Sampler(n_sample, seed))
     for number, image in enumerate(file):
         view.add(number, image)
-    if file.n_missing:
+    if file.unreadable_from is not None:
+        view.problems.append(f"unreadable near byte {file.unreadable_from:,}: no header of FITS")
+    elif file.n_missing:
         view.problems.append(f"{file.n_missing} of the extensions announced are not in the file")
     told = facts([file.header, view.first_header or Header()])
     sample = view.sampler.sample()

@@ -107,13 +107,17 @@ class ExposureFile:
     header : fits.Header
         The primary header.
     n_missing : int
-        Extensions that the primary header announces and the file does not have.
+        Extensions that the primary header announces and the file does not have; at least one if
+        something follows that is no header.
+    unreadable_from : int or None
+        The byte by which the reading of such a file ended.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header = fits.Header()
         self.n_missing = 0
+        self.unreadable_from: int | None = None
 
     def __iter__(self) -> Iterator[Image]:
         """Yield the images of the file.
@@ -143,7 +147,7 @@ class ExposureFile:
 
     def _headers(self, stream: BinaryIO) -> Iterator[tuple[fits.Header, bytes, int]]:
         """Yield each header, its bytes, and how many bytes of data follow, up to the damage."""
-        n = 0
+        n, is_whole = 0, False
         with suppress(*BAD_HEADER):
             while (found := _read_header(stream)) is not None:
                 header, raw = found
@@ -152,8 +156,12 @@ class ExposureFile:
                     self.header = header
                 yield header, raw, n_bytes
                 n += 1
+            is_whole = True
+        if not is_whole:
+            self.n_missing, self.unreadable_from = 1, stream.tell()
         with suppress(*BAD_HEADER):
-            self.n_missing = max(0, int(self.header.get("NEXTEND", 0)) + 1 - n)
+            announced = int(self.header.get("NEXTEND", 0)) + 1
+            self.n_missing = max(self.n_missing, announced - n)
 
 
 def facts(headers: Sequence[fits.Header]) -> Facts:
@@ -224,17 +232,27 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _read_header(stream: BinaryIO) -> tuple[fits.Header, bytes] | None:
-    """Read up to the record with END; None where the file ends, or makes no sense any more."""
-    raw = b""
-    while len(raw) < LONGEST_HEADER:
+    """Read up to the record with END; None where the file ends, with padding or without.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError, astropy.io.fits.VerifyError
+        What follows makes no sense.
+    """
+    raw, record = b"", _read(stream, RECORD)
+    while record and not record.strip(b"\0 "):
         record = _read(stream, RECORD)
+    if not record:
+        return None
+    while len(raw) < LONGEST_HEADER:
         if len(record) < RECORD or not (raw or record).startswith((b"SIMPLE", b"XTENSION")):
-            return None
+            break
         raw += record
         if any(record[at : at + 80] == END for at in range(0, RECORD, 80)):
             with _quietly():
                 return fits.Header.fromstring(raw), raw
-    return None
+        record = _read(stream, RECORD)
+    raise ValueError("expected a header of FITS, up to its END")
 
 
 @contextmanager

@@ -491,6 +491,36 @@ def test_an_extension_that_does_not_unpack_is_flagged(engine: Engine, tmp_path: 
     assert report.outcomes[0].problems[0].startswith("CCD01: ")
 
 
+def test_a_damaged_header_is_noticed_where_nothing_says_how_many_there_are(
+    engine: Engine, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.fits", [frame(seed=seed) for seed in (1, 2, 3)])
+    with fits.open(path, mode="update") as hdus:
+        del hdus[0].header["NEXTEND"]
+    with fits.open(path) as hdus:
+        start = hdus[2].fileinfo()["hdrLoc"]
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * 2880)
+
+    report = bring_in(engine, tmp_path, path)
+
+    assert one(engine, "SELECT flags FROM exposure")["flags"] == ExposureFlag.SOME_UNUSABLE
+    assert report.outcomes[0].problems == [
+        f"unreadable near byte {start + 2880:,}: no header of FITS"
+    ]
+    assert len(rows(engine, "SELECT number FROM ccd")) == 1
+
+
+def test_zeros_after_the_last_extension_are_no_damage(engine: Engine, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.fits", [frame()])
+    path.write_bytes(path.read_bytes() + bytes(3 * 2880))
+
+    report = bring_in(engine, tmp_path, path)
+
+    assert (report.outcomes[0].state, report.outcomes[0].problems) == ("new", [])
+
+
 @pytest.mark.parametrize("ending", [".fits", ".fits.fz", ".fits.gz"])
 def test_a_file_that_is_cut_short_keeps_the_ccds_before_the_cut(
     engine: Engine, tmp_path: Path, ending: str
