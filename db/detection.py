@@ -260,7 +260,7 @@ def _shape(found: NDArray[Any]) -> tuple[float | None, float | None]:
 
 @dataclass(frozen=True)
 class Sample:
-    """A fair random sample of the sources of many CCDs.
+    """A fair random sample of those sources of many CCDs whose cutout lies wholly on the CCD.
 
     Attributes
     ----------

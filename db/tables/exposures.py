@@ -61,7 +61,9 @@ class Exposure(Base):
     n_ccds: Mapped[int] = mapped_column(SmallInteger, comment="CCDs in the file")
     n_detected: Mapped[int] = mapped_column(Integer, comment="Sources detected on all CCDs")
     n_sampled: Mapped[int] = mapped_column(
-        Integer, comment="Sources stored: a fair random sample of those detected"
+        Integer,
+        comment="Sources stored: a fair random sample of those detected whose cutout lies wholly "
+        "on the CCD; it stands for all detected",
     )
     block_id: Mapped[int | None] = mapped_column(
         ForeignKey("cutout_block.id"), unique=True, comment="Their cutouts; null if there are none"

@@ -285,7 +285,8 @@ def upgrade() -> None:
             "n_sampled",
             sa.Integer(),
             nullable=False,
-            comment="Sources stored: a fair random sample of those detected",
+            comment="Sources stored: a fair random sample of those detected whose cutout lies wholly on "
+            "the CCD; it stands for all detected",
         ),
         sa.Column(
             "block_id",
