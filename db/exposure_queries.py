@@ -14,7 +14,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Row, Select, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, defer
 
 from db.label_views import label_majority
 from db.maps import NOVEL_EXPOSURE, Map, Place, spoken_of, unpacked
@@ -236,6 +236,7 @@ def _selected(wanted: Wanted, shown: Map | None, only: int | None) -> Select:
         .join(Catalog, Catalog.id == Exposure.catalog_id)
         .outerjoin(ExposureCell, on_map)
         .where(*_conditions(wanted, version_id, only))
+        .options(defer(Exposure.header), defer(ExposureCell.latent))  # large, read when asked for
     )
 
 
