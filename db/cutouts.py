@@ -42,6 +42,7 @@ MAX_BLOCK_BYTES = 512 * 2**20  # larger cutouts get blocks of fewer
 CHUNK_BYTES = 512 * 2**10  # what reading one cutout decodes; see docs/decisions/0003-pixel-store.md
 SCALE_TOLERANCE = 1e-3  # relative difference of pixel scales that are the same
 ARRAY = "pixels"
+ON_EXPOSURES = "exposure"  # origin of the sets that hold what was detected on exposures
 
 
 class CutoutFlag(IntFlag):

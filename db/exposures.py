@@ -29,6 +29,7 @@ from db import sky, uploads
 from db.catalogs import fingerprint_of
 from db.cutouts import (
     MAX_BLOCK,
+    ON_EXPOSURES,
     IncompatibleSet,
     Layout,
     SetBusy,
@@ -44,7 +45,6 @@ from db.exposure_files import NotAnExposure, is_exposure_file, name_of
 from db.tables import Catalog, Ccd, CutoutSet, Exposure
 
 SURVEY = "exposure"
-ORIGIN = "exposure"  # of the cutout sets
 SAMPLE = MAX_BLOCK  # sources of an exposure stored by default, and at most
 UNIT = "adu"
 UNKNOWN_BAND = "unknown"
@@ -348,13 +348,13 @@ def _set_for(engine: Engine, catalog_id: int, contents: Contents) -> CutoutSet:
     with Session(engine, expire_on_commit=False) as session, session.begin():
         catalog = session.get_one(Catalog, catalog_id)
         try:
-            return create_set(session, catalog, name, layout, ORIGIN)
+            return create_set(session, catalog, name, layout, ON_EXPOSURES)
         except IncompatibleSet:
             found = find_set(session, catalog, name)
             if found is not None and _is_near(scale, found.pixel_scale):
                 return found
         layout = replace(layout, pixel_scale=float(f"{layout.pixel_scale:.2g}"))
-        return create_set(session, catalog, f"{name}-{layout.pixel_scale:g}", layout, ORIGIN)
+        return create_set(session, catalog, f"{name}-{layout.pixel_scale:g}", layout, ON_EXPOSURES)
 
 
 def _is_near(scale: float | None, stored: float) -> bool:

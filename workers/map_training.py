@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from db import console, histograms, home, model_versions
-from db.cutouts import read_block
+from db.cutouts import ON_EXPOSURES, read_block
 from db.engine import session_factory
 from db.model_versions import UnknownVersion, VersionConflict
 from db.tables import CutoutBlock, CutoutSet
@@ -32,7 +32,6 @@ from workers.device import prepare
 if TYPE_CHECKING:
     from models.training.desom import Preset, Trained
 
-ORIGIN = "exposure"  # of the cutout sets that hold what was detected on exposures
 CUTOUTS = 200_000  # the paper saw no difference between these and a million
 PART = 500  # exposures whose histograms are counted at a time
 PRESETS = ("quick", "shipped", "published")
@@ -146,7 +145,7 @@ def read_cutouts(
     statement = (
         sa.select(CutoutSet.store_path, CutoutSet.dtype, CutoutBlock.number, CutoutBlock.n)
         .join(CutoutBlock, CutoutBlock.cutout_set_id == CutoutSet.id)
-        .where(CutoutSet.catalog_id == catalog_id, CutoutSet.origin == ORIGIN)
+        .where(CutoutSet.catalog_id == catalog_id, CutoutSet.origin == ON_EXPOSURES)
         .where(CutoutBlock.sealed_at.is_not(None))
         .order_by(CutoutBlock.id)
     )

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from db import uploads
 from db.annotations import NO_PIXELS
-from db.cutouts import read_block
+from db.cutouts import ON_EXPOSURES, read_block
 from db.tables import Cutout, CutoutBlock, CutoutSet, ModelVersion
 from workers import supply
 from workers.annotators.base import Annotator, CutoutBatch, Inputs
@@ -92,7 +92,7 @@ def _sets(
     session: Session, version: ModelVersion, annotator: type[Annotator], catalog_id: int | None
 ) -> dict[int, CutoutSet]:
     """The cutout sets that serve, by id."""
-    others = (uploads.ORIGIN, supply.EXPOSURE)
+    others = (uploads.ORIGIN, ON_EXPOSURES)
     there = [each for each in supply.cutout_sets(session, catalog_id) if each.origin not in others]
     if not there:
         raise NothingToSee(

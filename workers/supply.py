@@ -15,10 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from db import jobs, model_versions, uploads
+from db.cutouts import ON_EXPOSURES
 from db.tables import CutoutSet, ModelVersion
 from workers.annotators.base import Annotator, Inputs
-
-EXPOSURE = "exposure"  # `db.exposures.ORIGIN`, which cannot be imported without astropy
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def cutout_sets(
 def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[CutoutSet]) -> Supply:
     """Rank the sets of each catalog for an annotator, and refuse those of catalogs without any."""
     inputs = annotator.inputs_of(version.card)
-    sets = [s for s in sets if (s.origin == EXPOSURE) == annotator.on_exposures]
+    sets = [s for s in sets if (s.origin == ON_EXPOSURES) == annotator.on_exposures]
     better: dict[int, tuple[int, ...]] = {}
     unused: list[int] = []
     refused: dict[int, str] = {}
