@@ -25,7 +25,6 @@ from models.evaluation import exposure_map as protocols
 from models.evaluation import unnamed_faults
 from models.scores import Interval
 
-NOVEL = 4  # bit of exposure_cell.flags
 ANNOTATOR: Literal["exposure_map"] = "exposure_map"
 
 
@@ -205,7 +204,7 @@ def read_cells(session: Session, catalog_id: int, version: ModelVersion) -> Plac
         )
     shown = _shown(session, version)
     ids, names, cell_rows, cell_columns, errors, flags, latents = zip(*rows, strict=True)
-    novel = np.array([flag or 0 for flag in flags]) & NOVEL > 0
+    novel = np.array([flag or 0 for flag in flags]) & maps.NOVEL_EXPOSURE > 0
     known = np.array([row is not None for row in cell_rows])
     cell = np.full(len(rows), MISSING)
     places = np.array(cell_rows)[known] * shown.columns + np.array(cell_columns)[known]
