@@ -1,10 +1,11 @@
 import re
 
+import sqlalchemy as sa
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from db.tables import CatalogFile, Job
+from db.tables import CatalogFile, Job, Worker
 from tests.builders import make_catalog, make_exposure, make_model_version
 from tests.web.conftest import Site
 from web import create_app
@@ -46,7 +47,12 @@ def test_status_counts_exposures_as_exposures(engine: Engine) -> None:
     )
 
 
-def test_status_shows_workers_with_their_device_and_why_no_gpu(client: FlaskClient) -> None:
+def test_status_shows_workers_with_their_device_and_why_no_gpu(
+    site: Site, client: FlaskClient
+) -> None:
+    with Session(site.engine) as session, session.begin():  # other tests may have taken a minute
+        session.execute(sa.update(Worker).values(heartbeat_at=sa.func.now()))
+
     page = client.get("/status").text
 
     assert '<span class="worker alive">alive</span>' in page
