@@ -104,7 +104,7 @@ def main() -> None:
     device = prepare(choice.precision)
     network = Shreds(choice.batch_size)
     card = registry.find("shreds")
-    network.load(ModelVersion(annotator="shreds", name=card.name))
+    network.load(ModelVersion(annotator="shreds", name=card.name, card=card.as_dict()))
     pictures = galaxies(choice.sources)
     options = Options(choice.batch_size, choice.precision, until_idle=True)
     print(
