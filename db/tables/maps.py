@@ -52,7 +52,24 @@ class ExposureHistogram(Base):
     )
 
 
-class SourceCell(Base):
+class Placed:
+    """Where on a map something lies: the columns of every results table of a map."""
+
+    cell_row: Mapped[int | None] = mapped_column(
+        SmallInteger, comment="0-based row of the nearest prototype; null where flags say why"
+    )
+    cell_column: Mapped[int | None] = mapped_column(
+        SmallInteger, comment="0-based column of the nearest prototype"
+    )
+    quantization_error: Mapped[float | None] = mapped_column(
+        comment="Euclidean distance to the nearest prototype, in the network's code"
+    )
+    margin: Mapped[float | None] = mapped_column(
+        comment="How much farther the second nearest prototype is; near 0 is borderline"
+    )
+
+
+class SourceCell(Placed, Base):
     """Annotator `source_map`: the cell of the map of cutouts that the source falls into."""
 
     __tablename__ = "source_cell"
@@ -73,18 +90,6 @@ class SourceCell(Base):
     model_version_id: Mapped[int] = mapped_column(
         ForeignKey("model_version.id"), primary_key=True, comment="Which map"
     )
-    cell_row: Mapped[int | None] = mapped_column(
-        SmallInteger, comment="0-based row of the nearest prototype; null where flags say why"
-    )
-    cell_column: Mapped[int | None] = mapped_column(
-        SmallInteger, comment="0-based column of the nearest prototype"
-    )
-    quantization_error: Mapped[float | None] = mapped_column(
-        comment="Euclidean distance to the nearest prototype, in the network's code"
-    )
-    margin: Mapped[float | None] = mapped_column(
-        comment="How much farther the second nearest prototype is; near 0 is borderline"
-    )
     flags: Mapped[int] = mapped_column(
         comment="Data problems as bits, 0 is clean: 1 no image, 2 unreadable image, 4 partly "
         "outside the image, 8 no signal, 16 some pixels without value, 32 far from every prototype"
@@ -92,7 +97,7 @@ class SourceCell(Base):
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"), comment="Who computed it, and when")
 
 
-class ExposureCell(Base):
+class ExposureCell(Placed, Base):
     """Annotator `exposure_map`: the cell of the map of exposures that the exposure falls into."""
 
     __tablename__ = "exposure_cell"
@@ -112,18 +117,6 @@ class ExposureCell(Base):
     )
     model_version_id: Mapped[int] = mapped_column(
         ForeignKey("model_version.id"), primary_key=True, comment="Which map"
-    )
-    cell_row: Mapped[int | None] = mapped_column(
-        SmallInteger, comment="0-based row of the nearest prototype; null where flags say why"
-    )
-    cell_column: Mapped[int | None] = mapped_column(
-        SmallInteger, comment="0-based column of the nearest prototype"
-    )
-    quantization_error: Mapped[float | None] = mapped_column(
-        comment="Euclidean distance to the nearest prototype, in the network's code"
-    )
-    margin: Mapped[float | None] = mapped_column(
-        comment="How much farther the second nearest prototype is; near 0 is borderline"
     )
     latent: Mapped[Any | None] = mapped_column(
         HALFVEC, comment="The exposure in the network's code: what looks alike lies close together"
