@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response
 from db import audit, experts
 from db.tables import Expert, Token
 from web.database import session, writing_session
-from web.errors import Missing, wants_json
+from web.errors import Missing, sentence, wants_json
 from web.parameters import encode_position, read_arguments, read_positions
 from web.requests import same_origin
 
@@ -200,7 +200,7 @@ def change_password() -> str:
     except experts.TooManyAttempts as error:
         raise TooOften from error
     except experts.BadAccount as error:
-        raise BadAccount(_sentence(error)) from error
+        raise BadAccount(sentence(error)) from error
     if known is None:
         raise BadAccount("The present password is not the one that was typed.")
     return _account_page(done="Your password is changed. You are signed out everywhere else.")
@@ -228,7 +228,7 @@ def add_token() -> str:
         with writing_session() as own:
             secret = experts.add_program_token(own, _me(), _field("note"), int(days[:9]), address())
     except experts.BadAccount as error:
-        raise BadAccount(_sentence(error)) from error
+        raise BadAccount(sentence(error)) from error
     return _account_page(secret=secret)
 
 
@@ -310,11 +310,6 @@ def _field(name: str) -> str:
     if "\0" in words:
         raise BadAccount(f"Field {name}: expected text without null characters.")
     return words
-
-
-def _sentence(error: Exception) -> str:
-    words = str(error)
-    return f"{words[0].upper()}{words[1:]}."
 
 
 def _sign_in_page(wanted: str, name: str = "", wrong: bool = False) -> str:

@@ -22,6 +22,12 @@ class Missing(NotFound):
         self.advice = advice
 
 
+def sentence(error: Exception) -> str:
+    """An error's words as a page says them: with a capital and a full stop."""
+    words = str(error)
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def register(app: Flask) -> None:
     """Answer every error with a page, or JSON."""
     app.register_error_handler(HTTPException, _answer)

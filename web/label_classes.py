@@ -15,7 +15,7 @@ from db import label_classes
 from db.tables import Expert
 from web.accounts import address, current, needs
 from web.database import session, writing_session
-from web.errors import Missing
+from web.errors import Missing, sentence
 
 blueprint = Blueprint("label_classes", __name__)
 
@@ -69,8 +69,7 @@ def _changed(act: Any) -> Response:
         with writing_session() as own:
             act(own, who)
     except label_classes.BadClass as error:
-        words = str(error)
-        raise NotChanged(f"{words[0].upper()}{words[1:]}.") from error
+        raise NotChanged(sentence(error)) from error
     except label_classes.UnknownClass as error:
         raise Missing(f"{str(error).capitalize()}.", "The page of classes lists them.") from error
     return redirect(url_for("label_classes.page"), 303)

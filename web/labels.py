@@ -23,7 +23,7 @@ from db.labels import Stored, Subject
 from db.tables import Expert, Label, LabelClass
 from web.accounts import SignInNeeded, current, may, needs, safe_next
 from web.database import session, writing_session
-from web.errors import Missing, wants_json
+from web.errors import Missing, sentence, wants_json
 from web.parameters import BadParameter, read_arguments
 
 blueprint = Blueprint("labels", __name__)
@@ -249,7 +249,7 @@ def _understood(word: str) -> Subject:
     try:
         return labels.parse(word)
     except labels.BadLabel as error:
-        raise NotStored(_sentence(error)) from error
+        raise NotStored(sentence(error)) from error
 
 
 def _answered(store: Any, fields: Fields) -> Response | tuple[Response, int]:
@@ -264,11 +264,11 @@ def _answered(store: Any, fields: Fields) -> Response | tuple[Response, int]:
             now = _now(own, subjects, expert)
             words = labels.wording(own, stored.labels)
     except (labels.BadLabel, label_classes.BadClass) as error:
-        raise NotStored(_sentence(error)) from error
+        raise NotStored(sentence(error)) from error
     except (labels.UnknownSubject, UnknownClass) as error:
-        raise Missing(_sentence(error), "Nothing was stored. Reload the page.") from error
+        raise Missing(sentence(error), "Nothing was stored. Reload the page.") from error
     except (labels.RequestTaken, labels.NothingToUndo) as error:
-        raise Refused(_sentence(error)) from error
+        raise Refused(sentence(error)) from error
     if not wants_json():
         return redirect(safe_next(request.form.get("next", "/labels/history")), 303)
     answer = {
@@ -302,8 +302,3 @@ def _class_of(row: Row | None) -> dict[str, Any] | None:
     if row is None:
         return None
     return {"id": row.label_class_id, "name": row.name, "key": row.key, "colour": row.colour}
-
-
-def _sentence(error: Exception) -> str:
-    words = str(error)
-    return f"{words[0].upper()}{words[1:]}."

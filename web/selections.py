@@ -15,7 +15,7 @@ from db.lasso import BadPolygon
 from db.names import BadName
 from web.accounts import address, current, needs
 from web.database import session, writing_session
-from web.errors import Missing, wants_json
+from web.errors import Missing, sentence, wants_json
 from web.projections import Found, find
 
 blueprint = Blueprint("selections", __name__)
@@ -90,13 +90,13 @@ def save(name: str) -> Response | tuple[Response, int]:
             own.execute(text(f"SET LOCAL statement_timeout = '{SAVE_LIMIT}s'"))
             saved = selections.save(own, wanted, sources, _origin(found, corners), comment)
     except selections.NameTaken as error:
-        raise Taken(_sentence(error)) from error
+        raise Taken(sentence(error)) from error
     except selections.TooManySelections as error:
-        raise Full(_sentence(error)) from error
+        raise Full(sentence(error)) from error
     except selections.TooManySources as error:
-        raise TooLarge(_sentence(error)) from error
+        raise TooLarge(sentence(error)) from error
     except (BadPolygon, BadName, selections.NothingSelected) as error:
-        raise NotSaved(_sentence(error)) from error
+        raise NotSaved(sentence(error)) from error
     page = url_for("sources.listing", selection=saved.name)
     if not wants_json():
         return redirect(page, 303)
@@ -127,8 +127,3 @@ def _polygon() -> Any:
         return json.loads(request.form.get("polygon", ""))
     except (ValueError, RecursionError):
         raise NotSaved("Field polygon: expected corners as JSON, [[x, y], …].") from None
-
-
-def _sentence(error: Exception) -> str:
-    words = str(error)
-    return f"{words[0].upper()}{words[1:]}."
