@@ -39,6 +39,11 @@ COMMANDS: Targets = {
 TRAIN: Targets = {
     "shreds": ("models.commands:train_shreds", "From labelled cutouts."),
     "representations": ("models.commands:train_representations", "From labelled cutouts."),
+    "blends": ("models.blend_commands:train_blends", "From a simulated sky, or your own stamps."),
+    "pair_flux": (
+        "models.pair_flux_commands:train_pair_flux",
+        "From a simulated sky, or your own stamps.",
+    ),
     "source_map": ("workers.map_training:train_source_map", "From the cutouts of exposures."),
     "exposure_map": ("workers.map_training:train_exposure_map", "From exposures on a source map."),
 }
@@ -47,6 +52,14 @@ EVALUATE: Targets = {
     "representations": (
         "models.commands:evaluate_representations",
         "Measure how well like finds like.",
+    ),
+    "blends": (
+        "models.evaluation.blend_commands:evaluate_blends",
+        "Accuracy against noise and separation, beside sep.",
+    ),
+    "pair_flux": (
+        "models.evaluation.blend_commands:evaluate_pair_flux",
+        "Errors of fluxes and masks of known pairs, beside sep.",
     ),
     "exposure_map": (
         "workers.map_evaluation:evaluate_exposure_map",
@@ -61,6 +74,7 @@ MODELS: Targets = {
     "list": ("db.model_commands:list_", "List the registered versions."),
     "promote": ("db.model_commands:promote", "Choose the current version of an annotator."),
     "register": ("workers.registration:register", "Bring in an encoder of your own."),
+    "band": ("workers.registration:band", "Let a version look at another band."),
     "index": ("db.index_commands:index", "Build the search index of a version."),
     "recall": ("db.index_commands:recall", "Compare the search index with brute force."),
 }
@@ -70,6 +84,7 @@ LABELS: Targets = {
     "import": ("web.label_commands:import_", "Read labels from a table, in an expert's name."),
 }
 SIMULATE: Targets = {
+    "blends": ("models.blender_commands:blends", "Pairs of galaxies with known light."),
     "exposures": (
         "models.camera_commands:exposures",
         "Exposures of a camera with known faults.",

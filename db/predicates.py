@@ -25,7 +25,17 @@ from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
 
-from db.tables import Catalog, LabelClass, ModelVersion, Representation, Shred, Source, SourceCell
+from db.tables import (
+    Blend,
+    Catalog,
+    LabelClass,
+    ModelVersion,
+    PairFlux,
+    Representation,
+    Shred,
+    Source,
+    SourceCell,
+)
 
 MAX_LENGTH = 4_000  # characters
 MAX_TOKENS = 600  # words and signs
@@ -63,6 +73,19 @@ annotated_source = sa.table(
     sa.column("source_cell_column", SourceCell.__table__.c.cell_column.type),
     sa.column("source_map_version", ModelVersion.__table__.c.name.type),
     sa.column("label", LabelClass.__table__.c.name.type),
+    *(sa.column(name, Blend.__table__.c[name].type) for name in ("p_blend", "sep_is_blend")),
+    sa.column("blend_detections", Blend.__table__.c.sep_detections.type),
+    sa.column("blend_flags", Blend.__table__.c.flags.type),
+    sa.column("blend_version", ModelVersion.__table__.c.name.type),
+    *(
+        sa.column(name, PairFlux.__table__.c[name].type)
+        for name in (
+            *("flux_central", "flux_central_err", "flux_companion", "flux_companion_err"),
+            *("separation", "sep_flux_central", "sep_flux_companion"),
+        )
+    ),
+    sa.column("pair_flux_flags", PairFlux.__table__.c.flags.type),
+    sa.column("pair_flux_version", ModelVersion.__table__.c.name.type),
 )
 
 TOKENS = {

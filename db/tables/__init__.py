@@ -12,7 +12,7 @@ from db.tables.exposures import Ccd, Exposure
 from db.tables.jobs import Job, ModelVersion, Run, Worker
 from db.tables.labels import Audit, Expert, Label, LabelClass, Token
 from db.tables.maps import ExposureCell, ExposureHistogram, Prototype, SourceCell
-from db.tables.results import N_REDUCED, Representation, Shred
+from db.tables.results import N_REDUCED, Blend, PairFlux, Representation, Shred
 from db.tables.selections import Selection, SelectionSource
 from db.tables.similarity import Projection, ProjectionPoint, ProjectionTile, SearchIndex, Upload
 
@@ -20,6 +20,7 @@ __all__ = [
     "N_REDUCED",
     "Audit",
     "Base",
+    "Blend",
     "Catalog",
     "CatalogFile",
     "Ccd",
@@ -35,6 +36,7 @@ __all__ = [
     "Label",
     "LabelClass",
     "ModelVersion",
+    "PairFlux",
     "Projection",
     "ProjectionPoint",
     "ProjectionTile",

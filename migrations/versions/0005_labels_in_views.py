@@ -213,6 +213,7 @@ LEFT JOIN source_cell
 LEFT JOIN model_version AS source_map_version
     ON source_map_version.id = source_cell.model_version_id
 """
+SOURCE_JOINS = JOINS + DIRECT.format(kind="source")
 COMMENTS = (
     (
         "label_current",
@@ -252,7 +253,7 @@ def upgrade() -> None:
         _comment(f"VIEW {view}", comment)
     for name, _, comment in EXPOSURE_COLUMNS:
         _comment(f"COLUMN annotated_exposure.{name}", comment)
-    _rewrite_sources(NEW_COLUMNS, JOINS + DIRECT.format(kind="source"))
+    rewrite_sources(NEW_COLUMNS, SOURCE_JOINS)
 
 
 def downgrade() -> None:
@@ -265,7 +266,7 @@ def downgrade() -> None:
         op.execute(f"DROP VIEW {view}")
 
 
-def _rewrite_sources(new_columns: tuple[tuple[str, str, str], ...], joins: str) -> None:
+def rewrite_sources(new_columns: tuple[tuple[str, str, str], ...], joins: str) -> None:
     """Add columns to annotated_source and to saga_candidate, which repeats them."""
     first = context.script.get_revision("0002").module
     second = context.script.get_revision("0003").module
