@@ -1,0 +1,398 @@
+"""What SExtractor's algorithms (sep) say of a blend: how many, how bright, and what is in the way.
+
+Two readings of the same pixels. `photometry` is that of blend2flux (hot and cold modes), `verdict`
+that of BlendHunter (a low threshold). Neither is told the truth; `truth_aware_verdict` is, and says
+so. Fluxes are in the unit of the pixels and not calibrated: multiply by a factor of `calibration`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["isophotal", "auto"]
+
+MATCH_RADIUS = 2.0  # pixels, of a detection from a true galaxy (BlendHunter)
+CENTRAL_WITHIN = 0.5  # half-light radii, of a lone detection from the middle (blend2flux)
+CORE = 2  # pixels to each side of the middle where a pixel without value means saturation
+PLATEAU = 4  # touching pixels of exactly the same, highest value
+PLATEAU_HEIGHT = 10.0  # σ above the median
+OBSTACLES = ("more_than_two", "cut_off", "saturated")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How sep detects: threshold [global rms], fewest pixels, and how eagerly it deblends."""
+
+    threshold: float
+    min_area: int
+    contrast: float
+    levels: int = 64
+
+
+COLD = Settings(5.0, 10, 1e-2)
+HOT = Settings(4.0, 6, 1e-4)
+LOW = Settings(1.5, 5, 0.005, 32)  # of BlendHunter
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """What sep measured on n cutouts; fluxes as central, companion, in the unit of the pixels."""
+
+    flux: NDArray[np.float32]  # (n, 2), NaN where undetected
+    detections: NDArray[np.int16]  # (n,)
+    truncated: NDArray[np.bool_]  # (n,) the central or the companion touches the border
+    more_than_two: NDArray[np.bool_]  # (n,) already in cold mode
+
+
+def photometry(
+    pixels: NDArray[np.floating],
+    *,
+    subtract: bool = False,
+    kind: Kind = "isophotal",
+    radius: NDArray[np.floating] | None = None,
+    modes: Sequence[Settings] = (COLD, HOT),
+) -> Photometry:
+    """Measure the central galaxy and its companion with sep, as blend2flux's baseline did.
+
+    The detection nearest to the middle is the central galaxy, the brightest of the others its
+    companion. A lone detection is the central galaxy when it lies within half a half-light radius
+    of the middle, else the companion.
+
+    Parameters
+    ----------
+    pixels : ndarray of float, shape (n, h, w)
+        One band, any linear unit; pixels that are not finite are masked.
+    subtract : bool
+        Take sep's background away first. Published: no; the background gives the noise only.
+    kind : "isophotal" or "auto"
+        Light above the threshold (published), or within 2.5 Kron radii.
+    radius : ndarray of float, shape (n,), optional
+        Half-light radius of the central galaxy [pixel], if it is known. Without it the radius of
+        the lone detection decides, which is that of both galaxies where sep took them for one.
+    modes : sequence of Settings
+        Tried in turn until two detections are there; the last one counts if they never are.
+
+    References
+    ----------
+    Boucaud et al. (2020), MNRAS 491, 2481, section 3.4; Bertin & Arnouts (1996), A&AS 117, 393.
+    """
+    n = len(_cutouts(pixels))
+    flux = np.full((n, 2), np.nan, np.float32)
+    detections = np.zeros(n, np.int16)
+    truncated, more_than_two = np.zeros(n, bool), np.zeros(n, bool)
+    for k, image in enumerate(pixels):
+        found = _Cutout(image, subtract)
+        for mode in modes:
+            found.extract(mode)
+            more_than_two[k] |= mode is modes[0] and len(found.objects) > 2
+            if len(found.objects) >= 2:
+                break
+        pair = found.pair(None if radius is None else float(radius[k]))
+        detections[k] = len(found.objects)
+        for which, index in enumerate(pair):
+            if index is not None:
+                flux[k, which] = found.light(index, kind)
+                truncated[k] |= found.touches_border(index)
+    return Photometry(flux, detections, truncated, more_than_two)
+
+
+def calibration(
+    pixels: NDArray[np.floating],
+    flux: NDArray[np.floating],
+    *,
+    subtract: bool = False,
+    kind: Kind = "isophotal",
+) -> float:
+    """Factor that puts sep's fluxes on the scale of the truth, from isolated galaxies.
+
+    The median of true flux over sep's flux of the central galaxy. sep's isophotes lose light, the
+    more of it the fainter the galaxy, so the factor belongs to a noise and to a population.
+
+    Parameters
+    ----------
+    pixels : ndarray of float, shape (n, h, w)
+        Cutouts with one galaxy in the middle of each, with the noise of those to be measured.
+    flux : ndarray of float, shape (n,)
+        True fluxes, in the unit of the pixels.
+
+    Raises
+    ------
+    ValueError
+        sep finds none of the galaxies.
+    """
+    measured = photometry(pixels, subtract=subtract, kind=kind).flux[:, 0].astype(np.float64)
+    usable = measured > 0
+    if not usable.any():
+        raise ValueError(
+            f"sep finds none of the {len(pixels):,} isolated galaxies given; calibrate on brighter "
+            "ones or with less noise"
+        )
+    return float(np.median(np.asarray(flux, np.float64)[usable] / measured[usable]))
+
+
+def verdict(pixels: NDArray[np.floating]) -> tuple[NDArray[np.bool_], NDArray[np.int16]]:
+    """Whether sep takes each cutout for a blend, told nothing of the truth.
+
+    A blend is two detections or more, or one that sep marks as merged, at BlendHunter's settings.
+    Without a detection it is no blend.
+
+    Parameters
+    ----------
+    pixels : ndarray of float, shape (n, h, w)
+
+    Returns
+    -------
+    ndarray of bool and ndarray of int16, both of shape (n,)
+        The verdict, and the number of detections.
+    """
+    n = len(_cutouts(pixels))
+    is_blend, detections = np.zeros(n, bool), np.zeros(n, np.int16)
+    for k, image in enumerate(pixels):
+        objects = _Cutout(image).extract(LOW)
+        detections[k] = len(objects)
+        is_blend[k] = len(objects) >= 2 or _merged(objects).any()
+    return is_blend, detections
+
+
+def truth_aware_verdict(
+    pixels: NDArray[np.floating],
+    dx: NDArray[np.floating],
+    dy: NDArray[np.floating],
+    is_blend: NDArray[np.bool_],
+) -> tuple[NDArray[np.bool_], NDArray[np.int16]]:
+    """BlendHunter's verdict of sep, which is told where the galaxies are, with its slips removed.
+
+    A true galaxy is matched when a detection lies within 2 pixels of it. One detection: a blend if
+    merged and every galaxy is matched. More: a blend if every galaxy is matched, or if a matching
+    detection is marked as merged. No detection counts as wrong. Three slips are gone: a detection
+    matches one galaxy at most (the published one could match both), the middle is (side - 1) / 2
+    (not side / 2), and no verdict is left over from the cutout before. One detection can therefore
+    no longer be a true blend.
+
+    Parameters
+    ----------
+    pixels : ndarray of float, shape (n, h, w)
+    dx, dy : ndarray of float, shape (n,)
+        Offset of the companion from the middle, in columns and rows [pixel]; unused where
+        `is_blend` is False.
+    is_blend : ndarray of bool, shape (n,)
+
+    Returns
+    -------
+    ndarray of bool and ndarray of int16, both of shape (n,)
+        The verdict, and the number of detections.
+    """
+    said, detections = np.zeros(len(_cutouts(pixels)), bool), np.zeros(len(pixels), np.int16)
+    for k, image in enumerate(pixels):
+        objects = _Cutout(image).extract(LOW)
+        detections[k] = len(objects)
+        offsets = [(0.0, 0.0)] + ([(float(dx[k]), float(dy[k]))] if is_blend[k] else [])
+        said[k] = _published_rule(objects, _matches(objects, image.shape, offsets), is_blend[k])
+    return said, detections
+
+
+def _published_rule(objects: NDArray[Any], matches: list[int | None], is_blend: bool) -> bool:
+    if not len(objects):
+        return not is_blend
+    all_matched = None not in matches
+    merged = _merged(objects)
+    if len(objects) == 1:
+        return all_matched and bool(merged[0])
+    return all_matched or any(merged[match] for match in matches if match is not None)
+
+
+def _matches(
+    objects: NDArray[Any], shape: tuple[int, ...], offsets: list[tuple[float, float]]
+) -> list[int | None]:
+    """For each true galaxy its detection, the closest pairs first and no detection twice."""
+    matches: list[int | None] = [None] * len(offsets)
+    if not len(objects):
+        return matches
+    middle = (shape[1] - 1) / 2, (shape[0] - 1) / 2
+    distance = np.array(
+        [np.hypot(objects["x"] - middle[0] - x, objects["y"] - middle[1] - y) for x, y in offsets]
+    )  # (galaxies, detections)
+    for _ in offsets:
+        galaxy, detection = np.unravel_index(np.argmin(distance), distance.shape)
+        if distance[galaxy, detection] > MATCH_RADIUS:
+            break
+        matches[int(galaxy)] = int(detection)
+        distance[galaxy, :] = distance[:, detection] = np.inf
+    return matches
+
+
+def obstacles(
+    pixels: NDArray[np.floating], measured: Photometry | None = None
+) -> dict[str, NDArray[np.bool_]]:
+    """What makes a cutout one that the networks for pairs were not made for, by name.
+
+    `more_than_two`: sep finds more than two sources in cold mode. `cut_off`: the isophote of the
+    central galaxy or of its companion touches the border. `saturated`: see `saturated`.
+
+    Parameters
+    ----------
+    pixels : ndarray of float, shape (n, h, w)
+    measured : Photometry, optional
+        Of the same pixels, if it is there already.
+
+    Returns
+    -------
+    dict of the names in `OBSTACLES` to ndarray of bool, shape (n,)
+    """
+    measured = photometry(pixels) if measured is None else measured
+    flags = (measured.more_than_two, measured.truncated, saturated(pixels))
+    return dict(zip(OBSTACLES, flags, strict=True))
+
+
+def saturated(pixels: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Whether the light was too much for the camera.
+
+    Either four touching pixels or more share exactly the highest value, well above the noise, or a
+    pixel within two of the middle has no value. Cores that a survey filled in, or left round and
+    wrong, are not recognised.
+
+    Parameters
+    ----------
+    pixels : ndarray of float, shape (n, h, w)
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+    """
+    from scipy import ndimage  # takes a while to import
+
+    height, width = _cutouts(pixels).shape[1:]
+    finite = np.isfinite(pixels)
+    rows, columns = (
+        slice(max(0, (side - 1) // 2 - CORE), side // 2 + CORE + 1) for side in (height, width)
+    )
+    result = ~finite[:, rows, columns].all(axis=(1, 2))
+    light = np.where(finite, pixels, -np.inf)
+    at_top = finite & (light == light.max(axis=(1, 2), keepdims=True, initial=-np.inf))
+    for k in np.flatnonzero(~result & (at_top.sum(axis=(1, 2)) >= PLATEAU)):
+        parts, _ = ndimage.label(at_top[k])
+        values = light[k][finite[k]]
+        median = np.median(values)
+        noise = 1.4826 * np.median(np.abs(values - median))
+        high = values.max() > median + PLATEAU_HEIGHT * noise
+        result[k] = high and np.bincount(parts.ravel())[1:].max() >= PLATEAU
+    return result
+
+
+class _Cutout:
+    """One cutout as sep wants it, with what sep found in it last."""
+
+    def __init__(self, image: NDArray[np.floating], subtract: bool = False) -> None:
+        import sep
+
+        values = np.isfinite(image)
+        self.mask = None if values.all() else np.ascontiguousarray(~values)
+        self.image = np.ascontiguousarray(np.where(values, image, 0.0), np.float32)
+        self.rms = 0.0
+        if values.any():
+            background = sep.Background(self.image, mask=self.mask)
+            self.rms = float(background.globalrms)
+            if subtract:
+                self.image = np.asarray(self.image - background.back(), np.float32)
+        self.objects: NDArray[Any] = np.zeros(0)
+        self.segments: NDArray[np.int32] | None = None
+
+    def extract(self, settings: Settings) -> NDArray[Any]:
+        """Detect anew; without noise there is no threshold, and nothing is found."""
+        if self.rms > 0:
+            self.objects, self.segments = self._extracted(settings)
+        return self.objects
+
+    def _extracted(self, settings: Settings) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        import sep
+
+        def extracted(contrast: float) -> tuple[NDArray[Any], NDArray[np.int32]]:
+            return sep.extract(
+                self.image,
+                settings.threshold * self.rms,
+                mask=self.mask,
+                minarea=settings.min_area,
+                deblend_nthresh=settings.levels,
+                deblend_cont=contrast,
+                segmentation_map=True,
+            )
+
+        try:
+            return extracted(settings.contrast)
+        except Exception as error:  # sep raises no class of its own
+            if "deblending overflow" not in str(error):
+                raise
+            return extracted(1.0)  # a thousand pieces are no galaxies: take them as one
+
+    def pair(self, radius: float | None) -> tuple[int | None, int | None]:
+        """Which of the objects are the central galaxy and its companion."""
+        if not len(self.objects):
+            return None, None
+        height, width = self.image.shape
+        distance = np.hypot(
+            self.objects["x"] - (width - 1) / 2, self.objects["y"] - (height - 1) / 2
+        )
+        central = int(np.argmin(distance))
+        if len(self.objects) == 1:
+            radius = self._half_light_radius(0) if radius is None else radius
+            return (0, None) if distance[0] < CENTRAL_WITHIN * radius else (None, 0)
+        others = self.objects["flux"].copy()
+        others[central] = -np.inf
+        return central, int(np.argmax(others))
+
+    def touches_border(self, index: int) -> bool:
+        import sep
+
+        return bool(self.objects["flag"][index] & sep.OBJ_TRUNC)
+
+    def light(self, index: int, kind: Kind) -> float:
+        """Flux of one object."""
+        if kind == "isophotal":
+            return float(self.objects["flux"][index])
+        return self._auto(index)
+
+    def _half_light_radius(self, index: int) -> float:
+        import sep
+
+        one = self.objects[index]
+        radius, _ = sep.flux_radius(
+            self.image, one["x"], one["y"], 6.0 * one["a"], 0.5, normflux=one["flux"]
+        )
+        return float(radius)
+
+    def _auto(self, index: int) -> float:
+        """SExtractor's AUTO flux: 2.5 Kron radii, but a circle of 3.5 pixels at least."""
+        import sep
+
+        one = self.objects[index]
+        others = {"mask": self.mask, "segmap": self.segments, "seg_id": index + 1}
+        theta = np.clip(one["theta"], -np.pi / 2, np.pi / 2)
+        ellipse = one["x"], one["y"], one["a"], one["b"], theta
+        kron, _ = sep.kron_radius(self.image, *ellipse, 6.0, **others)
+        if not kron * np.sqrt(one["a"] * one["b"]) > 1.75:
+            flux, _, _ = sep.sum_circle(self.image, one["x"], one["y"], 1.75, subpix=1, **others)
+        else:
+            flux, _, _ = sep.sum_ellipse(self.image, *ellipse, 2.5 * kron, subpix=1, **others)
+        return float(flux)
+
+
+def _merged(objects: NDArray[Any]) -> NDArray[np.bool_]:
+    import sep
+
+    if not len(objects):
+        return np.zeros(0, bool)
+    return (objects["flag"] & sep.OBJ_MERGED) != 0
+
+
+def _cutouts(pixels: NDArray[np.floating]) -> NDArray[np.floating]:
+    if pixels.ndim != 3:
+        raise ValueError(
+            f"expected cutouts of one band as (n, height, width), not an array of shape "
+            f"{pixels.shape}; choose the band first"
+        )
+    return pixels
