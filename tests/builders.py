@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from db import layouts, sky
 from db.tables import (
     Base,
+    Blend,
     Catalog,
     Cutout,
     CutoutBlock,
@@ -21,6 +22,7 @@ from db.tables import (
     Label,
     LabelClass,
     ModelVersion,
+    PairFlux,
     Projection,
     Prototype,
     Run,
@@ -205,6 +207,28 @@ def make_shred(
     return _added(session, Shred(**(defaults | values)))
 
 
+def make_blend(session: Session, source: Source, run: Run, **values: Any) -> Blend:
+    """What a run's version and sep say of a source: two, in agreement, if nothing else is given."""
+    defaults = {"p_blend": 0.97, "sep_is_blend": True, "sep_detections": 2, "flags": 0}
+    return _added(session, Blend(**(_by(source, run) | defaults | values)))
+
+
+def make_pair_flux(session: Session, source: Source, run: Run, **values: Any) -> PairFlux:
+    """Fluxes of the two galaxies of a source [nJy], by a run's version and by sep; no masks."""
+    defaults = {
+        "flux_central": 5000.0,
+        "flux_central_err": 100.0,
+        "flux_companion": 2000.0,
+        "flux_companion_err": 80.0,
+        "separation": 2.5,
+        "sep_flux_central": 5100.0,
+        "sep_flux_companion": 1900.0,
+        "sep_detections": 2,
+        "flags": 0,
+    }
+    return _added(session, PairFlux(**(_by(source, run) | defaults | values)))
+
+
 def make_projection(
     session: Session, source_ids: NDArray[np.int64], places: NDArray[np.float32], **values: Any
 ) -> Projection:
@@ -245,6 +269,14 @@ def make_label(
         "request": f"request-{next(_number)}",
     }
     return _added(session, Label(**(defaults | subject_and_values)))
+
+
+def _by(source: Source, run: Run) -> dict[str, Any]:
+    return {
+        "source_id": source.id,
+        "model_version_id": run.model_version_id,
+        "run_id": run.id,
+    }
 
 
 def _added(session: Session, row: Row) -> Row:
