@@ -1,0 +1,299 @@
+"""Is a cutout of one galaxy, or of two that overlap?
+
+`residual` answers from the pixels of one band, whatever their unit and noise, and ships. `vgg16` is
+the network of BlendHunter; `encoder` is its head on our own encoder of representations instead of
+VGG16. Training, weights and measuring are elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+from models import representations
+from models.representations import MeanOfViews
+
+SIZE = 64  # pixel
+TURNS = 8  # ways to turn and mirror a square
+
+LAPLACE_TO_NOISE = 1 / (6 * 0.6745)  # median absolute Laplacian of white noise, to its sigma
+SOFTENING = 1.5  # where the stretch turns from linear to logarithmic [noise]
+FAINTEST, BRIGHTEST = -6.0, 1e4  # what becomes the ends of the stretch [noise above the sky]
+GREY_SKY = 32.0  # what the sky becomes in a picture for the encoder, of 255
+
+
+def build(architecture: str = "residual", **options: Any) -> keras.Model:
+    """Build a network with fresh weights.
+
+    Every network takes cutouts of shape (n, 64, 64) of one band in any linear unit, scales them
+    itself, and gives P(blend) as (n, 1).
+
+    Parameters
+    ----------
+    architecture : {"residual", "vgg16", "encoder"}
+    **options
+        Passed to the function of that name.
+    """
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"no architecture {architecture!r} for blends; there are {known}")
+    return ARCHITECTURES[architecture](**options)
+
+
+def predict(
+    model: keras.Model, pixels: NDArray[np.float32], batch_size: int = 64
+) -> NDArray[np.float32]:
+    """Probability that each cutout holds two overlapping galaxies.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From `build`, with trained weights.
+    pixels : ndarray of float32, shape (n, 64, 64)
+        One band in any linear unit, the source in the middle; a pixel without value (NaN) counts
+        as sky.
+
+    Returns
+    -------
+    ndarray of float32, shape (n,)
+        A constant cutout gets some probability too, which means nothing.
+    """
+    if pixels.ndim != 3 or pixels.shape[1:] != (SIZE, SIZE):
+        raise ValueError(f"cutouts must have shape (n, {SIZE}, {SIZE}), not {pixels.shape}")
+    found = [np.empty(0, np.float32)]
+    for start in range(0, len(pixels), batch_size):
+        part = np.asarray(pixels[start : start + batch_size], np.float32)
+        p = model.predict_on_batch(_padded(part, batch_size))
+        found.append(np.asarray(p, np.float32)[: len(part), 0])
+    return np.concatenate(found)
+
+
+def _padded(part: NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
+    """Repeat the last cutout up to the size of a batch: every other length is compiled anew."""
+    return np.concatenate([part, np.repeat(part[-1:], batch_size - len(part), axis=0)])
+
+
+def residual(
+    widths: Sequence[int] = (16, 32, 64),
+    blocks: Sequence[int] = (1, 1, 1),
+    views: int = TURNS,
+    temperature: float = 1.0,
+    offset: float = 0.0,
+) -> keras.Model:
+    """The network that ships: 0.12 million parameters, 17 million multiplications per view.
+
+    Parameters
+    ----------
+    widths, blocks : sequences of int
+        Filters, and residual blocks, at each resolution: 32 x 32, and half of it each time.
+    views : {1, 8}
+        Over how many turned and mirrored cutouts the log odds are averaged; in training always one.
+    temperature, offset : float
+        The probability is that of the log odds `(mean + offset) / temperature`
+        (`scores.fit_calibration`).
+
+    References
+    ----------
+    He et al. (2016), CVPR, 770 (the blocks).
+    """
+    pixels = keras.Input((SIZE, SIZE), name="pixels")
+    seen = Views(views, name="views")(NoiseStretch(name="stretch")(pixels))  # (8 n, 64, 64)
+    x = ops.reshape(seen, (-1, SIZE // 2, 2, SIZE // 2, 2))
+    x = ops.transpose(x, (0, 1, 3, 2, 4))
+    x = ops.reshape(x, (-1, SIZE // 2, SIZE // 2, 4))  # (8 n, 32, 32, 4), no pixel is lost
+    for k, (width, n) in enumerate(zip(widths, blocks, strict=True)):
+        x = layers.Activation("relu")(_convolution(x, width, stride=min(k + 1, 2)))
+        for _ in range(n):
+            y = layers.Activation("relu")(_convolution(x, width))
+            x = layers.Activation("relu")(x + _convolution(y, width))  # (8 n, 32 | 16 | 8, ...)
+    x = ops.concatenate([ops.mean(x, axis=(1, 2)), ops.max(x, axis=(1, 2))], axis=-1)
+    x = layers.Dropout(0.1)(x)  # (8 n, 2 widths[-1])
+    each = layers.Dense(1, dtype="float32", name="log_odds")(x)
+    logit = MeanOfViews(views, name="mean_of_views")(each)  # (n, 1)
+    p = layers.Activation("sigmoid", dtype="float32", name="probability")(
+        (logit + offset) / temperature
+    )
+    return keras.Model(pixels, p, name="residual")
+
+
+def _convolution(x: Any, filters: int, stride: int = 1) -> Any:
+    x = layers.Conv2D(filters, 3, strides=stride, padding="same", use_bias=False)(x)
+    return layers.BatchNormalization(momentum=0.97)(x)
+
+
+def vgg16(hidden: int = 512, weights: str | None = None) -> keras.Model:
+    """The published network: the convolutions of VGG16, frozen, under a head that is trained.
+
+    The head has 656,641 parameters, or 788,737 with hidden = 1024; VGG16 has 14,714,688 more. Its
+    first dense layer is linear, as published. Cutouts are folded at zero and scaled to their
+    brightest pixel: `EightBit`.
+
+    Parameters
+    ----------
+    hidden : int
+        512 in the paper's runs, 1024 in the public code today.
+    weights : {None, "imagenet"}
+        What the convolutions know: nothing, or photographs (Keras fetches the weights).
+
+    Raises
+    ------
+    ValueError
+        The ImageNet weights cannot be fetched.
+
+    References
+    ----------
+    Farrens et al. (BlendHunter); Simonyan & Zisserman (2015), ICLR.
+    """
+    pixels = keras.Input((SIZE, SIZE), name="pixels")
+    body = _vgg16_body(weights)
+    body.trainable = False
+    features = layers.Flatten()(body(EightBit(name="picture")(pixels)))  # (n, 2048)
+    return keras.Model(pixels, head(features.shape[-1], hidden)(features), name="vgg16")
+
+
+def _vgg16_body(weights: str | None) -> keras.Model:
+    try:
+        return keras.applications.VGG16(
+            include_top=False, weights=weights, input_shape=(SIZE, SIZE, 3), name="body"
+        )
+    except Exception as error:  # whatever the download, or h5py, raises
+        raise ValueError(
+            f"ImageNet weights for VGG16 could not be had ({error}). Run this once on a machine "
+            "that is online, and bring ~/.keras/models/vgg16_weights_tf_dim_ordering_tf_kernels_"
+            "notop.h5 from there; or train the preset encoder, which needs no download"
+        ) from error
+
+
+def encoder(hidden: int = 512, view: str = "rings", views: int = 2) -> keras.Model:
+    """The published head on our encoder of representations, frozen, which needs no download.
+
+    Parameters
+    ----------
+    hidden : int
+        See `vgg16`.
+    view, views
+        As the card of the encoder says (`representations.efficientnetb0`); its weights are
+        put in by the training.
+    """
+    pixels = keras.Input((SIZE, SIZE), name="pixels")
+    body = representations.build("efficientnetb0", view=view, views=views)
+    body.trainable = False
+    features, _ = body(GreyPicture(name="picture")(pixels))  # (n, 1280)
+    return keras.Model(pixels, head(features.shape[-1], hidden)(features), name="encoder")
+
+
+def head(length: int, hidden: int) -> keras.Model:
+    """What is trained on frozen features (n, length): P(blend), (n, 1)."""
+    features = keras.Input((length,), name="features")
+    x = layers.Dense(256)(features)  # linear, as published
+    x = layers.Dropout(0.1)(x)
+    x = layers.Dense(hidden, activation="relu")(x)
+    p = layers.Dense(1, activation="sigmoid", dtype="float32", name="probability")(x)
+    return keras.Model(features, p, name="head")
+
+
+def measured(pixels: Any) -> tuple[Any, Any]:
+    """Cutouts (n, 64, 64) above their sky, and the noise of each.
+
+    The sky is the median; a pixel without value becomes sky. The noise is the median absolute
+    response to a mask that no gradient or curvature of the light along one axis excites; a
+    cutout without noise has its own scatter instead, a constant one 1.
+
+    Returns
+    -------
+    tensors, shapes (n, 64, 64) and (n, 1, 1)
+
+    References
+    ----------
+    Immerkær (1996), Comput. Vis. Image Underst. 64, 300 (the mask).
+    """
+    known = ops.isfinite(pixels)
+    flat = ops.reshape(ops.where(known, pixels, np.inf), (-1, SIZE * SIZE))
+    n_known = ops.sum(ops.cast(ops.reshape(known, (-1, SIZE * SIZE)), "int32"), 1, keepdims=True)
+    sky = ops.take_along_axis(ops.sort(flat, axis=1), ops.maximum(n_known - 1, 0) // 2, axis=1)
+    sky = ops.where(n_known > 0, sky, 0.0)[:, :, None]  # (n, 1, 1)
+    light = ops.where(known, pixels - sky, 0.0)
+    across = light[:, :, 2:] - 2 * light[:, :, 1:-1] + light[:, :, :-2]
+    laplace = across[:, 2:] - 2 * across[:, 1:-1] + across[:, :-2]  # (n, 62, 62)
+    ordered = ops.sort(ops.reshape(ops.abs(laplace), (-1, (SIZE - 2) ** 2)), axis=1)
+    noise = LAPLACE_TO_NOISE * ordered[:, (SIZE - 2) ** 2 // 2][:, None, None]
+    scatter = ops.sqrt(ops.mean(light * light, axis=(1, 2), keepdims=True))
+    noise = ops.where(noise > 0, noise, scatter)
+    return light, ops.where(noise > 0, noise, 1.0)
+
+
+@keras.saving.register_keras_serializable("skygloss")
+class NoiseStretch(layers.Layer):
+    """Light in units of the noise, compressed by asinh: no unit, exposure or survey is left."""
+
+    def call(self, pixels: Any) -> Any:
+        """(n, 64, 64) in any unit gives the same shape, some -1 to 5."""
+        light, noise = measured(pixels)
+        return 0.5 * ops.arcsinh(ops.clip(light / noise, FAINTEST, BRIGHTEST) / SOFTENING)
+
+
+@keras.saving.register_keras_serializable("skygloss")
+class GreyPicture(layers.Layer):
+    """What the encoder of representations is shown: grey, 128 pixels, 0 to 255.
+
+    The sky is as dark as in the pictures it learnt from, noise stays faintly visible, and the
+    stretch is logarithmic above. Pixels are doubled by interpolation: it knows pictures of that
+    size only.
+    """
+
+    def call(self, pixels: Any) -> Any:
+        """(n, 64, 64) gives (n, 128, 128, 3)."""
+        light, noise = measured(pixels)
+        span = float(np.arcsinh(BRIGHTEST / 10 / SOFTENING))
+        grey = GREY_SKY + (255 - GREY_SKY) * ops.arcsinh(light / noise / SOFTENING) / span
+        side = representations.SIZE
+        large = ops.image.resize(ops.clip(grey, 0, 255)[..., None], (side, side))
+        return ops.repeat(large, 3, axis=-1)
+
+
+@keras.saving.register_keras_serializable("skygloss")
+class EightBit(layers.Layer):
+    """The published picture: |pixel| * 255 / brightest pixel as whole numbers, over 255."""
+
+    def call(self, pixels: Any) -> Any:
+        """(n, 64, 64) gives (n, 64, 64, 3) from 0 to 1."""
+        pixels = ops.where(ops.isfinite(pixels), pixels, 0.0)
+        brightest = ops.max(pixels, axis=(1, 2), keepdims=True)
+        folded = ops.abs(pixels) * 255 / ops.where(brightest > 0, brightest, 1.0)
+        grey = ops.floor(ops.clip(folded, 0, 255)) / 255
+        return ops.repeat(grey[..., None], 3, axis=-1)
+
+
+@keras.saving.register_keras_serializable("skygloss")
+class Views(layers.Layer):
+    """Each cutout turned and mirrored in all eight ways: (n, s, s) becomes (8 n, s, s)."""
+
+    def __init__(self, views: int = TURNS, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if views not in (1, TURNS):
+            raise ValueError(f"views must be 1 or {TURNS}, not {views}")
+        self.views = views
+
+    def call(self, cutouts: Any, training: bool = False) -> Any:
+        """View by view; in training one view only."""
+        if training or self.views == 1:
+            return cutouts
+        both = ops.concatenate([cutouts, ops.transpose(cutouts, (0, 2, 1))], axis=0)
+        both = ops.concatenate([both, ops.flip(both, axis=1)], axis=0)
+        return ops.concatenate([both, ops.flip(both, axis=2)], axis=0)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """(any, s, s)."""
+        return (None, *input_shape[1:])
+
+
+ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
+    "residual": residual,
+    "vgg16": vgg16,
+    "encoder": encoder,
+}
