@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from models.blender import ZERO_POINT
 from models.scores import Interval
 
-ZERO_POINT = 31.4  # AB magnitude of 1 nJy
 OUTLIER = 0.75  # mag
 CLOSE = 10.0  # pixels: blends closer than this are "close" (BlendHunter)
 MASK_THRESHOLD = 0.5
