@@ -30,14 +30,14 @@ def write(evaluation: Evaluation, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     sections = []
     for name, (plot, caption) in PLOTS.items():
-        images = {theme: _png(plot(evaluation, theme), theme) for theme in INK}
+        images = {theme: png(plot(evaluation, theme), theme) for theme in INK}
         for theme, data in images.items():
             (folder / f"{name}-{theme}.png").write_bytes(data)
-        sections.append(_figure(images, caption))
+        sections.append(figure_block(images, caption))
     mistakes = _mistakes(evaluation)
     if mistakes:
         (folder / "mistakes.png").write_bytes(mistakes)
-        sections.append(_figure({"light": mistakes, "dark": mistakes}, MISTAKES))
+        sections.append(figure_block({"light": mistakes, "dark": mistakes}, MISTAKES))
     page = folder / "report.html"
     page.write_text(_page(evaluation, sections))
     return page
@@ -45,9 +45,9 @@ def write(evaluation: Evaluation, folder: Path) -> Path:
 
 def roc_plot(evaluation: Evaluation, theme: str) -> Figure:
     """Completeness against false positives; in the enlarged corner also the first one's folds."""
-    figure, axes = _axes(theme, "false positive rate", "completeness (true positive rate)")
+    figure, axes = plane(theme, "false positive rate", "completeness (true positive rate)")
     corner = axes.inset_axes((0.42, 0.34, 0.55, 0.46), xlim=(0, 0.15), ylim=(0.85, 1.005))
-    _dress(corner, theme)
+    dress(corner, theme)
     first = evaluation.opinions[0]
     for k in np.unique(evaluation.fold):
         rows = evaluation.fold == k
@@ -58,13 +58,13 @@ def roc_plot(evaluation: Evaluation, theme: str) -> Figure:
         label = f"{opinion.name} ({opinion.intervals['auc'].value:.3f})"
         axes.plot(x, y, color=colour, linewidth=2, label=label)
         corner.plot(x, y, color=colour, linewidth=2)
-    _legend(axes, theme, "lower right", "area under the curve")
+    legend(axes, theme, "lower right", "area under the curve")
     return figure
 
 
 def reliability_plot(evaluation: Evaluation, theme: str) -> Figure:
     """Share of shreds against the probability given, with binomial errors."""
-    figure, axes = _axes(theme, "probability given", "share that are shreds")
+    figure, axes = plane(theme, "probability given", "share that are shreds")
     axes.plot([0, 1], [0, 1], ":", color=INK[theme], linewidth=1)
     for colour, opinion in zip(COLOURS, evaluation.opinions, strict=False):
         table = scores.reliability(evaluation.data.is_shred, opinion.p_shred)
@@ -73,13 +73,13 @@ def reliability_plot(evaluation: Evaluation, theme: str) -> Figure:
         error = np.sqrt((share * (1 - share) + 0.25 / size) / size)
         label = f"{opinion.name} ({opinion.intervals['calibration_error'].value:.3f})"
         axes.errorbar(table.predicted[some], share, error, fmt="o-", color=colour, label=label)
-    _legend(axes, theme, "lower right", "calibration error")
+    legend(axes, theme, "lower right", "calibration error")
     return figure
 
 
 def probability_plot(evaluation: Evaluation, theme: str) -> Figure:
     """How the probabilities of galaxies and of shreds are spread."""
-    figure, axes = _axes(theme, "P(shred)", "sources")
+    figure, axes = plane(theme, "P(shred)", "sources")
     p_shred, is_shred = evaluation.opinions[0].p_shred, evaluation.data.is_shred
     bins = np.linspace(0, 1, 26).tolist()
     for colour, rows, label in (
@@ -89,7 +89,7 @@ def probability_plot(evaluation: Evaluation, theme: str) -> Figure:
         axes.hist(p_shred[rows], bins, color=colour, alpha=0.6, label=f"{label} ({rows.sum()})")
     axes.set_yscale("log")
     axes.set_ylim(0.7, None)
-    _legend(axes, theme, "upper center", evaluation.opinions[0].name)
+    legend(axes, theme, "upper center", evaluation.opinions[0].name)
     return figure
 
 
@@ -110,16 +110,18 @@ MISTAKES = (
 )
 
 
-def _axes(theme: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6, 4.6), layout="constrained", facecolor=PAPER[theme])
+def plane(theme: str, x: str, y: str, size: tuple[float, float] = (6, 4.6)) -> tuple[Figure, Axes]:
+    """An empty plot with labelled axes, dressed for a theme; its size is in inches."""
+    figure = Figure(figsize=size, layout="constrained", facecolor=PAPER[theme])
     axes = figure.subplots()
     axes.set_xlabel(x, color=INK[theme])
     axes.set_ylabel(y, color=INK[theme])
-    _dress(axes, theme)
+    dress(axes, theme)
     return figure, axes
 
 
-def _dress(axes: Axes, theme: str) -> None:
+def dress(axes: Axes, theme: str) -> None:
+    """Give axes the colours of a theme."""
     axes.set_facecolor(PAPER[theme])
     axes.tick_params(colors=INK[theme], which="both")
     axes.grid(alpha=0.15, color=INK[theme])
@@ -127,12 +129,15 @@ def _dress(axes: Axes, theme: str) -> None:
         spine.set_color(INK[theme])
 
 
-def _legend(axes: Axes, theme: str, place: Any, title: str) -> None:
-    legend = axes.legend(loc=place, title=title, facecolor=PAPER[theme], labelcolor=INK[theme])
-    legend.get_title().set_color(INK[theme])
+def legend(axes: Axes, theme: str, place: Any, title: str, **options: Any) -> None:
+    """Add a legend in the colours of a theme; `options` are matplotlib's."""
+    colours = {"facecolor": PAPER[theme], "labelcolor": INK[theme]}
+    shown = axes.legend(loc=place, title=title, **colours, **options)
+    shown.get_title().set_color(INK[theme])
 
 
-def _png(figure: Figure, theme: str) -> bytes:
+def png(figure: Figure, theme: str) -> bytes:
+    """A plot as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, facecolor=PAPER[theme])
     return buffer.getvalue()
@@ -161,7 +166,8 @@ def _mistakes(evaluation: Evaluation) -> bytes | None:
     return buffer.getvalue()
 
 
-def _figure(images: dict[str, bytes], caption: str) -> str:
+def figure_block(images: dict[str, bytes], caption: str) -> str:
+    """HTML of a picture with its caption, light or dark as the reader's screen is."""
     uri = {
         theme: "data:image/png;base64," + base64.b64encode(data).decode()
         for theme, data in images.items()
@@ -196,19 +202,27 @@ def _cell(interval: scores.Interval) -> str:
 
 def _page(evaluation: Evaluation, sections: list[str]) -> str:
     facts = evaluation.as_dict()
-    title = html.escape(evaluation.title)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"><style>{STYLE}</style></head><body>
-<h1>{title}</h1>
-<p>{html.escape(evaluation.protocol)}</p>
+    return document(
+        evaluation.title,
+        f"""<p>{html.escape(evaluation.protocol)}</p>
 <p>{facts["n_galaxies"]} galaxies and {facts["n_shreds"]} shreds in {facts["n_groups"]} groups.
 A source is called a shred from probability 0.5; the shred is the positive class. Intervals are
 95 %, by resampling whole groups.</p>
 <div class=scroll>{_table(evaluation)}</div>
 <div class=plots>{"".join(sections)}</div>
-<footer>Labels SHA-256 {facts["labels_sha256"]}</footer>
+<footer>Labels SHA-256 {facts["labels_sha256"]}</footer>""",
+    )
+
+
+def document(title: str, body: str) -> str:
+    """A whole page in one file; `body` is HTML."""
+    heading = html.escape(title)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><style>{STYLE}</style></head><body>
+<h1>{heading}</h1>
+{body}
 </body></html>
 """
 
