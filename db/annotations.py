@@ -54,8 +54,9 @@ def write(
     subject_ids : ndarray, shape (n,)
         Of the sources or exposures.
     columns : mapping of str to array-like, shape (n,), or (n, d) for vectors
-        A value for every result column of the table. NaN and masked values become null, in
-        columns of integers too; of a vector all its numbers, or none.
+        A value for every result column of the table: numbers, 0 or 1 where the column is boolean,
+        objects that are bytes or None where it holds bytes. None, NaN and masked values become
+        null, in columns of integers too; of a vector all its numbers, or none.
 
     Returns
     -------
@@ -66,7 +67,7 @@ def write(
     ------
     ValueError
         A column is missing, unknown or of another length; a vector has some numbers that are
-        not finite, or numbers are beyond what their type holds.
+        not finite; numbers are beyond what their type holds, or bytes are none.
     """
     n = len(subject_ids)
     _check(table, n, columns)
@@ -220,7 +221,12 @@ def _check(table: type[Base], n: int, columns: Mapping[str, ArrayLike]) -> None:
 
 def _packed(table: type[Base], columns: Mapping[str, ArrayLike]) -> bytes:
     kinds = table.__table__.columns
-    fields = [_numbers(name, number_type(kinds[name].type), columns[name]) for name in columns]
+    fields = [
+        _bytes(name, given)
+        if isinstance(kinds[name].type, sa.LargeBinary)
+        else _numbers(name, number_type(kinds[name].type), given)
+        for name, given in columns.items()
+    ]
     packed, _ = pack_fields(fields, len(fields))
     return HEADER + packed.tobytes() + TRAILER
 
@@ -231,9 +237,28 @@ def _numbers(name: str, kind: np.dtype, given: ArrayLike) -> np.ma.MaskedArray:
     null = np.ma.getmaskarray(values)
     if null.ndim == 2:
         _check_vectors(name, values)
-    if kind == np.float16 or kind.kind == "i":
+    if kind == np.bool_:
+        _check_truth(name, values)
+    elif kind == np.float16 or kind.kind == "i":
         _check_range(name, values, kind)
     return np.ma.MaskedArray(values.filled(0).astype(kind), null)
+
+
+def _bytes(name: str, given: ArrayLike) -> np.ma.MaskedArray:
+    """A column of bytes, masked where there are none."""
+    values = np.asarray(given, object)
+    null = np.array([value is None for value in values], bool)
+    for value in values[~null]:
+        if not isinstance(value, bytes):
+            raise ValueError(f"{name} holds bytes or None, not {type(value).__name__}")
+    return np.ma.MaskedArray(values, null)
+
+
+def _check_truth(name: str, values: np.ma.MaskedArray) -> None:
+    wrong = values.compressed()
+    wrong = wrong[(wrong != 0) & (wrong != 1)]
+    if wrong.size:
+        raise ValueError(f"{name} holds true or false (1 or 0), not {wrong[0]:g}")
 
 
 def _check_vectors(name: str, values: np.ma.MaskedArray) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pgvector.sqlalchemy import HALFVEC
-from sqlalchemy import REAL, BigInteger, Double, Integer, SmallInteger
+from sqlalchemy import REAL, BigInteger, Boolean, Double, Integer, SmallInteger
 from sqlalchemy.types import TypeEngine
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -25,6 +25,7 @@ VECTOR_ROW = [  # of two bigints and a halfvec, up to the numbers of the vector
 ]
 VECTOR_AT = 30  # byte of a row where `d` is
 NUMBERS: tuple[tuple[type, str], ...] = (  # subclasses first
+    (Boolean, "?"),
     (SmallInteger, "i2"),
     (BigInteger, "i8"),
     (Integer, "i4"),
@@ -47,14 +48,15 @@ def pack_fields(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pack columns row by row: (bytes of all rows, end of each row in them).
 
-    Every field is laid out at its full width; then the bytes that a null or a short text does
-    not need are left out, all at once.
+    Every field is laid out at its full width; then the bytes that a null, a short text or short
+    bytes do not need are left out, all at once.
 
     Parameters
     ----------
     fields : sequence of masked arrays, shape (n,), or (n, d) for vectors
-        Numbers of the width of their SQL type, or UTF-8 text as bytes; masked values are null,
-        and so is a vector if all its numbers are masked.
+        Numbers of the width of their SQL type, UTF-8 text as bytes (type `S`), or objects that are
+        bytes as they are to be stored; masked values are null, and so is a vector if all its
+        numbers are masked.
     n_fields : int
         What each row states as its number of fields: more than `fields` if others follow.
     """
@@ -76,6 +78,10 @@ def _payload(field: np.ma.MaskedArray) -> tuple[NDArray[np.uint8], NDArray[np.in
     if data.dtype.kind == "S":
         payload = np.ascontiguousarray(data).view(np.uint8).reshape(len(data), data.itemsize)
         lengths = np.strings.str_len(data)
+    elif data.dtype == object:
+        payload, lengths = _laid_out(
+            [b"" if empty else d for d, empty in zip(data, null, strict=True)]
+        )
     else:
         payload = _bytes_of(data, data.dtype.newbyteorder(">"))
         if data.ndim == 2:
@@ -83,6 +89,14 @@ def _payload(field: np.ma.MaskedArray) -> tuple[NDArray[np.uint8], NDArray[np.in
             null = np.all(null, axis=1)
         lengths = np.full(len(data), payload.shape[1])
     return payload, np.where(null, NULL, lengths)
+
+
+def _laid_out(values: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Bytes of any content side by side, shape (n, longest), and the length of each."""
+    lengths = np.array([len(value) for value in values], np.int64)
+    width = int(lengths.max(initial=0))
+    joined = b"".join(value.ljust(width, b"\0") for value in values)
+    return np.frombuffer(joined, np.uint8).reshape(len(values), width), lengths
 
 
 def _vector_head(d: int) -> NDArray[np.uint8]:

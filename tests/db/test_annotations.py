@@ -11,9 +11,11 @@ from sqlalchemy.orm import Session
 from db import annotations
 from db.tables import (
     N_REDUCED,
+    Blend,
     Cutout,
     ExposureCell,
     ModelVersion,
+    PairFlux,
     Representation,
     Run,
     Shred,
@@ -289,6 +291,82 @@ def test_whole_numbers_beyond_their_column_are_refused(session: Session) -> None
 
     with pytest.raises(ValueError, match="cell_row holds numbers up to 32767, not 40000"):
         annotations.write(session, SourceCell, run.model_version_id, run.id, ids, cells([40_000.0]))
+
+
+def write_blends(session: Session, run: Run, ids: NDArray, **values: Any) -> int:
+    columns = {
+        "p_blend": np.full(len(ids), 0.5, np.float32),
+        "sep_is_blend": np.ones(len(ids), bool),
+        "sep_detections": np.full(len(ids), 2, np.int16),
+        "flags": np.zeros(len(ids), np.int32),
+    }
+    return annotations.write(session, Blend, run.model_version_id, run.id, ids, columns | values)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        np.array([1.0, np.nan, 0.0], np.float32),
+        np.ma.MaskedArray([True, True, False], [False, True, False]),
+    ],
+)
+def test_true_false_and_unknown_arrive_as_they_were_given(session: Session, said: NDArray) -> None:
+    run = make_run(session)
+    ids = np.array([source.id for source in make_sources(session, 3)])
+
+    n = [write_blends(session, run, ids, sep_is_blend=said) for _ in range(2)]
+
+    rows = session.execute(sa.select(Blend.source_id, Blend.sep_is_blend)).all()
+    assert n == [3, 0]
+    assert dict(map(tuple, rows)) == dict(zip(ids.tolist(), [True, None, False], strict=True))
+
+
+def test_a_truth_in_between_is_refused(session: Session) -> None:
+    run = make_run(session)
+    ids = np.array([source.id for source in make_sources(session, 2)])
+
+    with pytest.raises(ValueError, match=r"sep_is_blend holds true or false .*, not 0\.7"):
+        write_blends(session, run, ids, sep_is_blend=np.array([1.0, 0.7]))
+
+
+def write_fluxes(session: Session, run: Run, ids: NDArray, masks: list, flags: int = 0) -> int:
+    names = annotations.result_columns(PairFlux)
+    columns: dict[str, Any] = {name: np.full(len(ids), np.nan) for name in names}
+    columns |= {"masks": np.array(masks, object), "flags": np.full(len(ids), flags)}
+    return annotations.write(session, PairFlux, run.model_version_id, run.id, ids, columns)
+
+
+def test_bytes_of_any_content_and_length_arrive_as_they_were_given(session: Session) -> None:
+    run = make_run(session)
+    ids = np.array([source.id for source in make_sources(session, 4)])
+    masks = [b"\0\xff\0\0", None, b"", bytes(range(256)) * 16]
+
+    n = write_fluxes(session, run, ids, masks)
+
+    rows = session.execute(sa.select(PairFlux.source_id, PairFlux.masks)).all()
+    assert n == 4
+    assert dict(map(tuple, rows)) == dict(zip(ids.tolist(), masks, strict=True))
+
+
+def test_a_row_with_bytes_replaces_one_for_want_of_an_image_and_no_other(session: Session) -> None:
+    run = make_run(session)
+    ids = np.array([source.id for source in make_sources(session, 2)])
+    write_fluxes(session, run, ids[:1], [None], flags=1)
+    write_fluxes(session, run, ids[1:], [b"old"])
+
+    n = write_fluxes(session, run, ids, [b"new", b"new"])
+
+    rows = session.execute(sa.select(PairFlux.source_id, PairFlux.masks, PairFlux.flags)).all()
+    assert n == 1
+    assert sorted(map(tuple, rows)) == [(ids[0], b"new", 0), (ids[1], b"old", 0)]
+
+
+def test_what_is_no_bytes_is_refused(session: Session) -> None:
+    run = make_run(session)
+    ids = np.array([source.id for source in make_sources(session, 1)])
+
+    with pytest.raises(ValueError, match="masks holds bytes or None, not str"):
+        write_fluxes(session, run, ids, ["text"])
 
 
 def test_an_exposure_gets_one_row_per_version(session: Session) -> None:
