@@ -7,7 +7,7 @@ imported where a cone is needed, because astropy takes a second to import.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from db.jobs import LEASE
 from db.pages import Column, Order, Page, Position, keyed, page, position
 from db.predicates import annotated_source
 from db.tables import (
+    Blend,
     Catalog,
     CatalogFile,
     Cutout,
@@ -29,6 +30,7 @@ from db.tables import (
     CutoutSet,
     Job,
     ModelVersion,
+    PairFlux,
     Rejection,
     Representation,
     Run,
@@ -40,6 +42,8 @@ from db.tables import (
 )
 
 Opinion = Literal["any", "given", "missing", "flagged"]
+Verdict = Literal["any", "disagree", "network", "sep", "both"]  # whether it is a blend
+BLEND = 0.5  # p_blend from which on the network calls a source a blend
 COUNT_COST = 30_000.0  # planner's cost up to which counting takes well under a second
 EXPORT_ROWS = 5_000  # rows per statement of an export
 
@@ -64,6 +68,9 @@ class Selection:
     mag_min: float | None = None
     mag_max: float | None = None
     opinion: Opinion = "any"
+    blend_min: float | None = None
+    blend_max: float | None = None
+    blend: Verdict = "any"  # by whom, the network alone, sep alone, or both; where they disagree
     cone: Cone | None = None
     saved_id: int | None = None  # of a saved selection
 
@@ -71,6 +78,11 @@ class Selection:
     def wants_opinion(self) -> bool:
         """Whether only sources with a probability can be in it."""
         return self.p_min is not None or self.p_max is not None or self.opinion == "given"
+
+    @property
+    def wants_blend(self) -> bool:
+        """Whether only sources with a probability of being a blend can be in it."""
+        return self.blend_min is not None or self.blend_max is not None or self.blend != "any"
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,8 @@ class Count:
     exact: bool
 
 
-SORTS = ("catalog", "-p", "p", "mag", "-mag")
+SORTS = ("catalog", "-p", "p", "mag", "-mag", "-blend", "blend")
+Versions = Mapping[str, int]  # the current version of an annotator, if it has one
 
 
 def sources(
@@ -97,12 +110,12 @@ def sources(
     Parameters
     ----------
     sort : str
-        One of SORTS: `catalog` is by catalog and survey identifier, `p` by probability, `mag` by
-        r magnitude; `-` reverses.
+        One of SORTS: `catalog` is by catalog and survey identifier, `p` by the probability of
+        being a shred, `blend` by that of being a blend, `mag` by r magnitude; `-` reverses.
     """
-    version_id = current_version_id(session, "shreds")
-    order = _order(selection, version_id, sort)
-    statement = keyed(_selected(selection, version_id, sort), order)
+    versions = _current_versions(session)
+    order = _order(selection, versions, sort)
+    statement = keyed(_selected(selection, versions, sort), order)
     found = page(session, statement, order, size, after, before)
     return found, annotated(session, [row.id for row in found.rows])
 
@@ -111,9 +124,10 @@ def position_of(
     session: Session, source_id: int, selection: Selection, sort: str
 ) -> Position | None:
     """Return where a source stands, or would stand, in a selection; None if there is no such."""
-    version_id = current_version_id(session, "shreds")
-    order = _order(selection, version_id, sort)
-    statement = _joined(keyed(select(Source.id), order), version_id).where(Source.id == source_id)
+    versions = _current_versions(session)
+    order = _order(selection, versions, sort)
+    statement = _joined(keyed(select(Source.id), order), versions, sort.lstrip("-"))
+    statement = statement.where(Source.id == source_id)
     row = session.execute(statement).one_or_none()
     return position(row) if row else None
 
@@ -165,8 +179,7 @@ def every_source(session: Session, selection: Selection, sort: str) -> Iterator[
 
 def count(session: Session, selection: Selection) -> Count:
     """Count a selection if that is quick, otherwise say what the planner expects."""
-    version_id = current_version_id(session, "shreds")
-    statement = _selected(selection, version_id, "catalog")
+    statement = _selected(selection, _current_versions(session), "catalog")
     plan = explain(session, statement)
     if plan["Total Cost"] > COUNT_COST:
         return Count(int(plan["Plan Rows"]), exact=False)
@@ -248,14 +261,16 @@ def neighbours(
     ]
 
 
-def shred_opinions(session: Session, source_id: int) -> Sequence[Row]:
+def opinions(
+    session: Session, table: type[Shred] | type[Blend] | type[PairFlux], source_id: int
+) -> Sequence[Row]:
     """Return what each version said of a source, the current version first, with its run."""
     statement = (
-        select(Shred, ModelVersion, Run, Worker)
-        .join(ModelVersion, ModelVersion.id == Shred.model_version_id)
-        .join(Run, Run.id == Shred.run_id)
+        select(table, ModelVersion, Run, Worker)
+        .join(ModelVersion, ModelVersion.id == table.model_version_id)
+        .join(Run, Run.id == table.run_id)
         .join(Worker, Worker.id == Run.worker_id)
-        .where(Shred.source_id == source_id)
+        .where(table.source_id == source_id)
         .order_by((ModelVersion.state == "current").desc(), ModelVersion.id.desc())
     )
     return session.execute(statement).all()
@@ -278,6 +293,24 @@ def picture(session: Session, cutout_set_id: int, source_id: int) -> Row | None:
     return session.execute(
         _cutouts().where(Cutout.cutout_set_id == cutout_set_id, Cutout.source_id == source_id)
     ).one_or_none()
+
+
+def looked_at(session: Session, source_id: int, model_version_id: int) -> CutoutSet | None:
+    """Return the cutout set in which a version looked at a source, by its finished job."""
+    statement = (
+        select(CutoutSet)
+        .join(Cutout, Cutout.cutout_set_id == CutoutSet.id)
+        .join(Job, Job.block_id == Cutout.block_id)
+        .where(
+            Cutout.source_id == source_id,
+            Cutout.position.between(Job.first, Job.last),
+            Job.model_version_id == model_version_id,
+            Job.state == "done",
+        )
+        .order_by(CutoutSet.id)
+        .limit(1)
+    )
+    return session.scalar(statement)
 
 
 def current_version_id(session: Session, annotator: str) -> int | None:
@@ -365,7 +398,14 @@ def _cutouts() -> Select:
     )
 
 
-def _order(selection: Selection, version_id: int | None, sort: str) -> Order:
+def _current_versions(session: Session) -> Versions:
+    """Return the version whose opinions are shown, by annotator."""
+    statement = select(ModelVersion.annotator, ModelVersion.id)
+    found = session.execute(statement.where(ModelVersion.state == "current"))
+    return {row.annotator: row.id for row in found}
+
+
+def _order(selection: Selection, versions: Versions, sort: str) -> Order:
     descending = sort.startswith("-")
     match sort.lstrip("-"):
         case "catalog":
@@ -374,37 +414,55 @@ def _order(selection: Selection, version_id: int | None, sort: str) -> Order:
             return Order(Source.id, Source.id, descending, nullable=False)
         case "p":
             nullable = not selection.wants_opinion
-            missing = _no_probability(version_id)
+            missing = _no_probability(versions)
             return Order(Shred.p_shred, Shred.source_id, descending, nullable, Source.id, missing)
+        case "blend":
+            nullable = not selection.wants_blend
+            missing = _lacks(Blend, versions.get("blends"), "p_blend")
+            return Order(Blend.p_blend, Blend.source_id, descending, nullable, Source.id, missing)
         case "mag":
             nullable = selection.mag_min is None and selection.mag_max is None
             return Order(Source.mag_r, Source.id, descending, nullable)
     raise ValueError(f"sort must be one of {', '.join(SORTS)}, not {sort!r}")
 
 
-def _selected(selection: Selection, version_id: int | None, sort: str) -> Select:
-    statement = select(Source.id).where(*_conditions(selection, version_id))
-    needs_shred = selection.wants_opinion or selection.opinion != "any" or sort.endswith("p")
-    return _joined(statement, version_id) if needs_shred else statement
+def _selected(selection: Selection, versions: Versions, sort: str) -> Select:
+    statement = select(Source.id).where(*_conditions(selection, versions))
+    key = sort.lstrip("-")
+    needed = [key]
+    if selection.wants_opinion or selection.opinion != "any":
+        needed.append("p")
+    if selection.wants_blend:
+        needed.append("blend")
+    return _joined(statement, versions, *needed)
 
 
-def _joined(statement: Select, version_id: int | None) -> Select:
-    return statement.outerjoin(
-        Shred, sa.and_(Shred.source_id == Source.id, Shred.model_version_id == version_id)
-    )
+def _joined(statement: Select, versions: Versions, *needed: str) -> Select:
+    """Join the opinions that keys of orders, or filters, are about."""
+    for key, table, annotator in (("p", Shred, "shreds"), ("blend", Blend, "blends")):
+        if key in needed:
+            mine = table.model_version_id == versions.get(annotator)
+            statement = statement.outerjoin(table, sa.and_(table.source_id == Source.id, mine))
+    return statement
 
 
-def _no_probability(version_id: int | None) -> ColumnElement[bool]:
+def _no_probability(versions: Versions) -> ColumnElement[bool]:
+    return _lacks(Shred, versions.get("shreds"), "p_shred")
+
+
+def _lacks(
+    table: type[Shred] | type[Blend], version_id: int | None, column: str
+) -> ColumnElement[bool]:
     """Condition for sources without a probability, as an anti-join that stops at LIMIT."""
-    given = aliased(Shred)
+    given = aliased(table)
     return ~sa.exists().where(
         given.source_id == Source.id,
         given.model_version_id == version_id,
-        given.p_shred.is_not(None),
+        getattr(given, column).is_not(None),
     )
 
 
-def _conditions(selection: Selection, version_id: int | None) -> Iterator[ColumnElement[bool]]:
+def _conditions(selection: Selection, versions: Versions) -> Iterator[ColumnElement[bool]]:
     yield Source.ra.is_not(None)  # uploaded images have no position
     if selection.catalog_id is not None:
         yield Source.catalog_id == selection.catalog_id
@@ -419,9 +477,10 @@ def _conditions(selection: Selection, version_id: int | None) -> Iterator[Column
         case "given":
             yield Shred.p_shred.is_not(None)
         case "missing":
-            yield _no_probability(version_id)
+            yield _no_probability(versions)
         case "flagged":
             yield Shred.flags != 0
+    yield from _blend_conditions(selection, Blend.p_blend, Blend.sep_is_blend)
     if selection.cone is not None:
         from db.sky import cone
 
@@ -449,11 +508,28 @@ def _view_conditions(selection: Selection, columns: Any) -> Iterator[ColumnEleme
             yield columns.p_shred.is_(None)
         case "flagged":
             yield columns.shred_flags != 0
+    yield from _blend_conditions(selection, columns.p_blend, columns.sep_is_blend)
     if selection.cone is not None:
         from db.sky import cone
 
         around = selection.cone
         yield cone(around.ra, around.dec, around.radius_arcsec / 3600, columns)
+
+
+def _blend_conditions(
+    selection: Selection, p_blend: Column, sep_is_blend: Column
+) -> Iterator[ColumnElement[bool]]:
+    yield from _between(p_blend, selection.blend_min, selection.blend_max)
+    by_network = p_blend >= BLEND
+    match selection.blend:
+        case "disagree":
+            yield by_network != sep_is_blend
+        case "network":
+            yield sa.and_(by_network, sa.not_(sep_is_blend))
+        case "sep":
+            yield sa.and_(sa.not_(by_network), sep_is_blend)
+        case "both":
+            yield sa.and_(by_network, sep_is_blend)
 
 
 def _between(

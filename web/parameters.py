@@ -19,7 +19,7 @@ from flask import request
 from werkzeug.exceptions import BadRequest
 
 from db.pages import Position
-from db.queries import SORTS, Cone, Opinion, Selection
+from db.queries import SORTS, Cone, Opinion, Selection, Verdict
 from db.tables import Catalog
 from db.tables import Selection as SavedSelection
 
@@ -31,6 +31,9 @@ FILTERS = (
     "mag_min",
     "mag_max",
     "opinion",
+    "blend_min",
+    "blend_max",
+    "blend",
     "ra",
     "dec",
     "radius",
@@ -43,6 +46,13 @@ OPINION_WORDS = {
     "given": "with a probability",
     "missing": "without a probability",
     "flagged": "flagged",
+}
+VERDICT_WORDS = {
+    "any": "any",
+    "both": "a blend to network and sep",
+    "network": "a blend to the network alone",
+    "sep": "a blend to sep alone",
+    "disagree": "network and sep disagree",
 }
 DEFAULT_SORT = "-p"
 DEFAULT_RADIUS = 60.0  # arcsec
@@ -147,7 +157,11 @@ def _selection(
 ) -> Selection:
     p_min, p_max = read_range(arguments, "p_min", "p_max", 0, 1, "a probability from 0 to 1")
     mag_min, mag_max = read_range(arguments, "mag_min", "mag_max", -50, 50, "a magnitude like 19.5")
+    blend_min, blend_max = read_range(
+        arguments, "blend_min", "blend_max", 0, 1, "a probability from 0 to 1"
+    )
     opinion = read_choice(arguments, "opinion", get_args(Opinion), "any")
+    verdict = read_choice(arguments, "blend", get_args(Verdict), "any")
     if opinion == "missing" and (p_min is not None or p_max is not None):
         raise BadParameter(
             "opinion", "another opinion than missing beside p_min and p_max", opinion
@@ -161,6 +175,9 @@ def _selection(
         mag_min=mag_min,
         mag_max=mag_max,
         opinion=cast(Opinion, opinion),
+        blend_min=blend_min,
+        blend_max=blend_max,
+        blend=cast(Verdict, verdict),
         cone=read_cone(arguments),
     )
 

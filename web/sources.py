@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from itertools import chain, islice
 from typing import Any
 
 from flask import Blueprint, Response, current_app, render_template
-from sqlalchemy import RowMapping
+from sqlalchemy import Row, RowMapping
 from werkzeug.exceptions import BadRequest
 
 from db import exposure_queries, queries, selections
 from db.pages import Position
-from web import cutouts, maps, parameters, search, votable
+from db.tables import Blend, PairFlux, Shred
+from web import blends, cutouts, maps, parameters, search, votable
 from web.blind import without_hidden
 from web.database import session, steady_session
 from web.errors import Missing
@@ -30,8 +31,10 @@ MAX_NEIGHBOURS = 12
 N_ALIKE = 8
 SCALE_BARS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)  # arcsec
 SORT_WORDS = {
-    "-p": "probability, highest first",
-    "p": "probability, lowest first",
+    "-p": "P(shred), highest first",
+    "p": "P(shred), lowest first",
+    "-blend": "P(blend), highest first",
+    "blend": "P(blend), lowest first",
     "mag": "r magnitude, brightest first",
     "-mag": "r magnitude, faintest first",
     "catalog": "catalog and identifier",
@@ -71,6 +74,7 @@ def listing() -> str:
         next=encode_position(page.next, wanted.sort),
         sort_words=SORT_WORDS,
         opinion_words=parameters.OPINION_WORDS,
+        verdict_words=parameters.VERDICT_WORDS,
     )
 
 
@@ -127,6 +131,8 @@ def one(source_id: int) -> str:
     alike = search.alike(source_id, N_ALIKE)
     beside = [*neighbours, *(alike.rows if alike else [])]
     near = queries.pictures(session(), [row["source_id"] for row in beside])
+    said = queries.opinions(session(), Blend, source_id)
+    pairs = queries.opinions(session(), PairFlux, source_id)
     before, after = _adjacent(wanted, source_id)
     return render_template(
         "source.html",
@@ -135,7 +141,11 @@ def one(source_id: int) -> str:
         source_present=[name for name, value in source.items() if value is not None],
         sexagesimal_position=sexagesimal(source["ra"], source["dec"]) if placed else None,
         comments=queries.column_comments(session()),
-        opinions=queries.shred_opinions(session(), source_id),
+        opinions=queries.opinions(session(), Shred, source_id),
+        verdicts=[(row, blends.verdict(row.Blend)) for row in said],
+        pairs=[(row, blends.fluxes(row.PairFlux)) for row in pairs],
+        p_blend=source["p_blend"],
+        masks=_masks(pairs, picture),
         cutout=picture,
         addresses=cutouts.addresses(picture) if picture else None,
         missing=cutouts.missing(picture),
@@ -152,6 +162,19 @@ def one(source_id: int) -> str:
         previous=before,
         next=after,
     )
+
+
+def _masks(pairs: Sequence[Row], picture: Row | None) -> blends.Masks | None:
+    """Return the masks to draw over a picture: of the first version that has some."""
+    if picture is None:
+        return None
+    for pair in pairs:
+        looked_at = pair.PairFlux.masks and queries.looked_at(
+            session(), pair.PairFlux.source_id, pair.ModelVersion.id
+        )
+        if looked_at:
+            return blends.masks(pair, looked_at, picture.CutoutSet)
+    return None
 
 
 def _wanted() -> parameters.Request:

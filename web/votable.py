@@ -38,6 +38,14 @@ UCDS = {
     "rank": "meta.number",
     "shred_flags": "meta.code.qual",
     "shred_version": "meta.version",
+    "p_blend": "stat.probability;meta.code.class",
+    "sep_is_blend": "meta.code.class",
+    "blend_detections": "meta.number",
+    "blend_flags": "meta.code.qual",
+    "blend_version": "meta.version",
+    "separation": "pos.angDistance",
+    "pair_flux_flags": "meta.code.qual",
+    "pair_flux_version": "meta.version",
 }
 
 
@@ -79,6 +87,12 @@ def _column(name: str, kind: str, comment: str, rows: Sequence[Mapping[Any, Any]
 def _ucd(name: str) -> str | None:
     if name.startswith("mag_"):
         return "stat.error;phot.mag;em.opt" if name.endswith("_err") else "phot.mag;em.opt"
+    if name.startswith(("flux_", "sep_flux_")):
+        return (
+            "stat.error;phot.flux.density;em.opt"
+            if name.endswith("_err")
+            else "phot.flux.density;em.opt"
+        )
     return UCDS.get(name)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from db import queries
 from db.pages import Position
 from db.queries import SORTS, Cone, Selection
-from db.tables import Cutout, Job
+from db.tables import Cutout, Job, Shred
 from tests.builders import (
     make_catalog,
     make_cutout_block,
@@ -176,7 +176,7 @@ def test_neighbours_are_the_nearest_of_the_same_catalog(session: Session, survey
 def test_opinions_come_with_their_run_and_the_current_version_first(
     session: Session, survey: Survey
 ) -> None:
-    opinions = queries.shred_opinions(session, survey.sources[5].id)
+    opinions = queries.opinions(session, Shred, survey.sources[5].id)
 
     assert [row.ModelVersion.name for row in opinions] == ["residual.v1", "published.v1"]
     assert [row.Shred.p_shred for row in opinions] == [0.25, 0.75]

@@ -48,6 +48,7 @@ const KEYS = {
   u: () => follow("#up"),
   t: switchTheme,
   m: () => follow("#marks"),
+  M: () => follow("#masks"),
   "/": () => (one("#id") ? openSearch() : location.assign("/sources")),
   "?": () => one("#keys").showModal(),
 };

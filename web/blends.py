@@ -1,0 +1,189 @@
+"""What a source's page says of blends: both verdicts in words, fluxes as text, masks as outlines.
+
+Which opinions there are is read by `db.queries`; the page itself is `web.sources`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Row
+
+from db.queries import BLEND
+from db.tables import Blend, CutoutSet, PairFlux
+
+ZERO_POINT = 31.4  # AB magnitude of 1 nJy
+SIDE = 512  # units of the drawing over a picture
+PLAIN = 4  # significant digits of a flux without error
+GALAXIES = ("central", "companion")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What network and sep make of a source, and whether that is the same; None: cannot be said."""
+
+    sep: str
+    words: str
+    agree: bool | None
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """What is said of one galaxy of a pair, ready to be printed."""
+
+    galaxy: str
+    flux: str  # nJy
+    error: str
+    mag: str  # AB
+    mag_error: str
+    sep_flux: str
+    sep_mag: str
+    difference: str  # sep - network [mag]
+    errors: str  # the same difference of fluxes, in errors of the network's
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Where a network sees the galaxies of a pair, as outlines in SVG.
+
+    The paths are in pixels of the masks, row 0 at the bottom of the drawing; the masks cover the
+    square from (`start`, `start`) of `width` in a drawing of SIDE by SIDE.
+    """
+
+    version: str
+    size: int  # pixel
+    start: float
+    width: float
+    central: str
+    companion: str
+    overlap: str
+
+
+def verdict(blend: Blend) -> Verdict:
+    """Say what sep found, and whether it agrees with the network."""
+    sep = _by_sep(blend)
+    if blend.p_blend is None or blend.sep_is_blend is None:
+        return Verdict(sep, "", None)
+    by_network = blend.p_blend >= BLEND
+    if by_network == blend.sep_is_blend:
+        both = "a blend" if by_network else "one galaxy"
+        return Verdict(sep, f"Network and sep agree: {both}.", True)
+    words = ("a blend to the network, not to sep", "one galaxy to the network, a blend to sep")
+    return Verdict(sep, f"They disagree: {words[not by_network]}.", False)
+
+
+def _by_sep(blend: Blend) -> str:
+    n = blend.sep_detections
+    if blend.sep_is_blend is None or n is None:
+        return "no verdict"
+    if n == 0:
+        return "nothing detected"
+    word = "blend" if blend.sep_is_blend else "one galaxy"
+    merged = ", marked as merged" if blend.sep_is_blend and n == 1 else ""
+    return f"{word} ({n} detection{'' if n == 1 else 's'}{merged})"
+
+
+def fluxes(pair: PairFlux) -> list[Brightness]:
+    """Return the central galaxy and the companion, with what the network and sep measure."""
+    return [
+        _brightness(
+            galaxy,
+            getattr(pair, f"flux_{galaxy}"),
+            getattr(pair, f"flux_{galaxy}_err"),
+            getattr(pair, f"sep_flux_{galaxy}"),
+        )
+        for galaxy in GALAXIES
+    ]
+
+
+def _brightness(
+    galaxy: str, flux: float | None, error: float | None, sep: float | None
+) -> Brightness:
+    mag, sep_mag = magnitude(flux), magnitude(sep)
+    differs = flux is not None and sep is not None
+    known = mag is not None and sep_mag is not None
+    written = rounded(flux, error)
+    return Brightness(
+        galaxy,
+        *written,
+        "" if mag is None else f"{mag:.3f}",
+        f"{2.5 / math.log(10) * error / flux:.3f}" if mag and error and flux else "",
+        rounded(sep)[0],
+        "" if sep_mag is None else f"{sep_mag:.3f}",
+        _signed(sep_mag - mag, 3) if known else "",  # type: ignore[operator]
+        _signed((sep - flux) / error, 1) if differs and error else "",  # type: ignore[operator]
+    )
+
+
+def magnitude(flux: float | None) -> float | None:
+    """Return the AB magnitude of a flux [nJy], None where it has none."""
+    return ZERO_POINT - 2.5 * math.log10(flux) if flux is not None and flux > 0 else None
+
+
+def rounded(number: float | None, error: float | None = None) -> tuple[str, str]:
+    """Write a flux and its error: the error with two significant digits, the flux to the same."""
+    if number is None or not math.isfinite(number):
+        return "", ""
+    leading = error if error and math.isfinite(error) else number
+    digits = 2 if leading is error else PLAIN
+    place = digits - 1 - math.floor(math.log10(abs(leading))) if leading else 0
+    written = [_grouped(value, place) for value in (number, error) if value is not None]
+    return written[0], written[1] if error is not None else ""
+
+
+def _grouped(number: float, place: int) -> str:
+    text = f"{round(number, place):,.{max(place, 0)}f}"
+    return text.replace(",", "\u202f").replace("-", "−")
+
+
+def _signed(number: float, decimals: int) -> str:
+    return f"{number:+.{decimals}f}".replace("-", "−")
+
+
+def masks(opinion: Row, looked_at: CutoutSet, shown: CutoutSet) -> Masks | None:
+    """Return the masks of a pair in place over the picture of a cutout set, None without any.
+
+    None also where they lie otherwise than the picture: one of the two is not north up.
+    """
+    pair, version = opinion.PairFlux, opinion.ModelVersion
+    if not pair.masks or not _lies_alike(looked_at, shown):
+        return None
+    central, companion = decode(pair.masks)
+    pixels = (version.card.get("inputs") or {}).get("size") or len(central)
+    width = SIDE * pixels * looked_at.pixel_scale / (shown.size * shown.pixel_scale)
+    return Masks(
+        version.name,
+        len(central),
+        (SIDE - width) / 2,
+        width,
+        outline(central),
+        outline(companion),
+        outline(central & companion),
+    )
+
+
+def _lies_alike(one: CutoutSet, other: CutoutSet) -> bool:
+    return one.id == other.id or "mosaic" not in (one.origin, other.origin)
+
+
+def decode(packed: bytes) -> NDArray[np.bool_]:
+    """Unpack the column `masks`: bool, shape (2, size, size), central and companion."""
+    size = math.isqrt(len(packed) * 4)
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=2 * size * size)
+    return bits.reshape(2, size, size).astype(bool)
+
+
+def outline(mask: NDArray[np.bool_]) -> str:
+    """Draw around a mask (h, w): a path of SVG in pixels, with y from the top; empty if it is."""
+    from skimage.measure import find_contours  # takes a moment to import
+
+    parts: list[Any] = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
+    # half a pixel from corner to centre, less one pixel of padding
+    drawn = (
+        "L".join(f"{x - 0.5:g} {len(mask) + 0.5 - y:g}" for y, x in part[:-1]) for part in parts
+    )
+    return "".join(f"M{points}Z" for points in drawn)
