@@ -17,14 +17,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.blender_light import Knots, Smooth, half_light_radius, picture
+from models.blender_light import BULGE_INDICES, Knots, Smooth, half_light_radius, picture, unblurred
 
 ZERO_POINT = 31.4  # AB magnitude of one nJy
+MASKS = ("overlap", "central", "companion")
 KINDS = ("bulge", "disc", "bulge+disc", "irregular")
 SHARES = (352 / 1919, 433 / 1919, 702 / 1919, 432 / 1919)  # Boucaud et al. (2020), Table 1
 MASK_LEVEL = 1.0  # a galaxy's mask is where its light exceeds so many sigma of the noise
 BRIGHTEST, FAINTEST = 18.5, 23.5  # AB magnitudes of the simulated galaxies
 SLOPE = 0.3  # of the logarithm of their numbers, per magnitude
+MEDIAN_RADIUS = 9.0  # half light, along the long axis, at magnitude 22.5 [pixel]
+SCATTER = 0.67  # of the logarithm of the radius
 TRIES = 25  # places tried for a companion before another pair is drawn
 
 Floats = NDArray[np.float64]
@@ -42,7 +45,8 @@ class Parents:
     flux : ndarray of float64, shape (n,)
         All light in the cutout, or for parents with noise what was measured [nJy].
     radius : ndarray of float64, shape (n,)
-        Of the circle with half of the light, as seen through the point spread function [pixel].
+        Of the circle with half of the light [pixel]. Where `fwhm` is known, the blur by the point
+        spread function is taken away, in quadrature.
     kind : ndarray of int8, shape (n,)
         Place in KINDS; -1 where nobody knows.
     fwhm : ndarray of float64, shape (n,)
@@ -189,7 +193,7 @@ def simulate_parents(
         centre = (float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.5, 0.5)))
         smooth, knots = _draw_galaxy(KINDS[kind[k]], rng)
         light[k] = picture(smooth, knots, centre, seen[k], size)
-        radius[k] = half_light_radius(light[k], centre)
+        radius[k] = unblurred(half_light_radius(light[k], centre), seen[k])
         if progress:
             progress(1)
     flux = light.sum(axis=(1, 2), dtype=np.float64)
@@ -202,15 +206,15 @@ def _draw_galaxy(kind: str, rng: Generator) -> tuple[list[Smooth], list[Knots]]:
     low, high = 10 ** (SLOPE * BRIGHTEST), 10 ** (SLOPE * FAINTEST)
     magnitude = np.log10(rng.uniform(low, high)) / SLOPE
     flux = float(10 ** (0.4 * (ZERO_POINT - magnitude)))
-    typical = 6.5 * 10 ** (-0.09 * (magnitude - 22.5))
-    radius = float(np.clip(typical * np.exp(rng.normal(0, 0.55)), 0.8, 40))
+    typical = MEDIAN_RADIUS * 10 ** (-0.09 * (magnitude - 22.5))
+    radius = float(np.clip(typical * np.exp(rng.normal(0, SCATTER)), 0.8, 40))
     angle = float(rng.uniform(0, np.pi))
     if kind == "irregular":
         return _irregular(flux, radius, angle, rng)
     if kind == "bulge":
         return [_bulge(flux, 0.7 * radius, angle, rng)], []
     share = float(rng.uniform(0.15, 0.7)) if kind == "bulge+disc" else 0.0
-    axis_ratio = float(np.hypot(0.2, rng.uniform(0.1, 0.98)))
+    axis_ratio = float(np.hypot(0.2, rng.uniform(0.1, 0.98)))  # thin discs, seen from anywhere
     smooth, knots = _disc(flux * (1 - share), radius, axis_ratio, angle, rng)
     if share:
         smooth.append(_bulge(flux * share, radius * rng.uniform(0.15, 0.5), angle, rng))
@@ -218,21 +222,20 @@ def _draw_galaxy(kind: str, rng: Generator) -> tuple[list[Smooth], list[Knots]]:
 
 
 def _bulge(flux: float, radius: float, angle: float, rng: Generator) -> Smooth:
-    from models.blender_light import BULGE_INDICES
-
     index = BULGE_INDICES[rng.integers(len(BULGE_INDICES))]
-    return Smooth(index, max(radius, 0.5), float(rng.uniform(0.5, 1)), angle, flux)
+    axis_ratio = float(rng.uniform(0.5, 1))
+    return Smooth(index, max(radius, 0.5) * np.sqrt(axis_ratio), axis_ratio, angle, flux)
 
 
 def _disc(
     flux: float, radius: float, axis_ratio: float, angle: float, rng: Generator
 ) -> tuple[list[Smooth], list[Knots]]:
     """A disc; every other one shows knots, on two arms or anywhere."""
-    share = float(rng.uniform(0.05, 0.35)) if rng.random() < 0.5 else 0.0
-    smooth = [Smooth(1, radius, axis_ratio, angle, flux * (1 - share))]
+    share = float(rng.uniform(0.05, 0.3)) if rng.random() < 0.5 else 0.0
+    smooth = [Smooth(1, radius * np.sqrt(axis_ratio), axis_ratio, angle, flux * (1 - share))]
     if not share:
         return smooth, []
-    n_knots = int(rng.integers(10, 120))
+    n_knots = int(rng.integers(30, 200))
     distance = radius * rng.gamma(3, 0.4, n_knots)
     turn = rng.uniform(0, 2 * np.pi, n_knots)
     if rng.random() < 0.6:  # two arms on a logarithmic spiral
@@ -240,7 +243,7 @@ def _disc(
         arm = turn[0] + np.pi * rng.integers(0, 2, n_knots)
         turn = arm + np.log(distance / radius) / pitch + rng.normal(0, 0.2, n_knots)
     plane = np.stack([distance * np.cos(turn), axis_ratio * distance * np.sin(turn)], 1)
-    width = float(radius * rng.uniform(0.02, 0.15))
+    width = float(radius * rng.uniform(0.05, 0.2))
     return smooth, [Knots(_turned(plane, angle), _parts(share * flux, n_knots, rng), width)]
 
 
@@ -248,28 +251,29 @@ def _irregular(
     flux: float, radius: float, angle: float, rng: Generator
 ) -> tuple[list[Smooth], list[Knots]]:
     """A faint body, a few lumps beside its middle and knots between them; about their centroid."""
-    n_lumps, n_knots = int(rng.integers(2, 6)), int(rng.integers(8, 50))
-    shares = rng.dirichlet((5, 4, 2))
+    n_lumps, n_knots = int(rng.integers(1, 5)), int(rng.integers(20, 80))
+    shares = rng.dirichlet((6, 3, 2))
     axis_ratio = float(rng.uniform(0.35, 1))
     flat = np.array([1, axis_ratio])
-    places = _turned(rng.normal(0, 0.6 * radius, (n_lumps, 2)) * flat, angle)
+    places = _turned(rng.normal(0, 0.5 * radius, (n_lumps, 2)) * flat, angle)
     lumps = _parts(shares[1] * flux, n_lumps, rng)
     points = _turned(rng.normal(0, 0.7 * radius, (n_knots, 2)) * flat, angle)
     points += places[rng.integers(n_lumps, size=n_knots)] * 0.5
     knots = _parts(shares[2] * flux, n_knots, rng)
     middle = (lumps @ places + knots @ points) / flux
-    body = Smooth(1, radius, axis_ratio, angle, shares[0] * flux, tuple(-middle))
-    smooth = [body]
+    long = radius * np.sqrt(axis_ratio)
+    place_of_body = (-float(middle[0]), -float(middle[1]))
+    smooth = [Smooth(1, long, axis_ratio, angle, shares[0] * flux, place_of_body)]
     for place, part in zip(places - middle, lumps, strict=True):
-        size, round_ = radius * rng.uniform(0.15, 0.45), float(rng.uniform(0.5, 1))
+        size, round_ = radius * rng.uniform(0.25, 0.6), float(rng.uniform(0.5, 1))
         turn = float(rng.uniform(0, np.pi))
         smooth.append(Smooth(1, size, round_, turn, part, (float(place[0]), float(place[1]))))
-    return smooth, [Knots(points - middle, knots, float(0.05 * radius))]
+    return smooth, [Knots(points - middle, knots, float(0.1 * radius))]
 
 
 def _parts(flux: float, n: int, rng: Generator) -> Floats:
     """Share a flux among n pieces, a few of them bright."""
-    share = rng.pareto(2.0, n) + 0.3
+    share = rng.pareto(3.0, n) + 0.5
     return np.asarray(flux * share / share.sum())
 
 
@@ -332,7 +336,7 @@ def draw(
             f"expected parents of at least {recipe.size} pixels, but they have {parents.size}"
         )
     size = recipe.size
-    light = np.zeros((n, size, size, 2), np.float32)
+    light = np.zeros((n, 2, size, size), np.float32)
     pixels = np.empty((n, size, size), np.float32)
     noise = np.empty(n, np.float32)
     choices = []
@@ -418,7 +422,7 @@ def _mix(
         whole = _turn(parents.light[row], choice.turns[which])
         place = choice.offset if which else (0, 0)
         target, source = _windows(parents.size, size, place)
-        light[(*target, which)] = whole[source] * np.float32(factor)
+        light[(which, *target)] = whole[source] * np.float32(factor)
         sigma = parents.noise[row] * factor
         if sigma:
             uncovered = np.ones((size, size), bool)
@@ -427,8 +431,8 @@ def _mix(
                 int(uncovered.sum()), np.float32
             )
             brought = float(np.hypot(brought, sigma))
-    pixels += light[..., 0]
-    pixels += light[..., 1]
+    pixels += light[0]
+    pixels += light[1]
     added = np.sqrt(max(wanted**2 - brought**2, 0))
     pixels += rng.standard_normal(pixels.shape, np.float32) * np.float32(added)
     return max(wanted, brought)
@@ -466,13 +470,15 @@ def _told(
     offsets = np.array([choice.offset for choice in choices], np.float32).reshape(-1, 2)
     there = rows >= 0
     offsets[~there[:, 1]] = np.nan
-    bright = light > (MASK_LEVEL * noise)[:, None, None, None]
-    masks = np.concatenate([bright.all(axis=-1, keepdims=True), bright], axis=-1)
+    masks = np.empty((*pixels.shape, len(MASKS)), np.uint8)
+    for which in (0, 1):
+        masks[..., 1 + which] = light[:, which] > (MASK_LEVEL * noise)[:, None, None]
+    np.logical_and(masks[..., 1], masks[..., 2], out=masks[..., 0])
     return Pairs(
         pixels=pixels,
         flux=np.where(there, parents.flux[rows] * factors, np.nan),
-        light=light,
-        masks=masks.astype(np.uint8),
+        light=np.moveaxis(light, 1, -1),
+        masks=masks,
         dx=offsets[:, 0],
         dy=offsets[:, 1],
         is_blend=there[:, 1],
