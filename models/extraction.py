@@ -47,6 +47,7 @@ class Photometry:
     detections: NDArray[np.int16]  # (n,)
     truncated: NDArray[np.bool_]  # (n,) the central or the companion touches the border
     more_than_two: NDArray[np.bool_]  # (n,) already in cold mode
+    masks: NDArray[np.bool_] | None = None  # (n, h, w, 2), the pixels of each, if asked for
 
 
 def photometry(
@@ -56,6 +57,7 @@ def photometry(
     kind: Kind = "isophotal",
     radius: NDArray[np.floating] | None = None,
     modes: Sequence[Settings] = (COLD, HOT),
+    masks: bool = False,
 ) -> Photometry:
     """Measure the central galaxy and its companion with sep, as blend2flux's baseline did.
 
@@ -76,6 +78,8 @@ def photometry(
         the lone detection decides, which is that of both galaxies where sep took them for one.
     modes : sequence of Settings
         Tried in turn until two detections are there; the last one counts if they never are.
+    masks : bool
+        Also say which pixels sep gives to which galaxy; it gives a pixel to one at most.
 
     References
     ----------
@@ -85,6 +89,7 @@ def photometry(
     flux = np.full((n, 2), np.nan, np.float32)
     detections = np.zeros(n, np.int16)
     truncated, more_than_two = np.zeros(n, bool), np.zeros(n, bool)
+    segments = np.zeros((*pixels.shape, 2), bool) if masks else None
     for k, image in enumerate(pixels):
         found = _Cutout(image, subtract)
         for mode in modes:
@@ -98,7 +103,9 @@ def photometry(
             if index is not None:
                 flux[k, which] = found.light(index, kind)
                 truncated[k] |= found.touches_border(index)
-    return Photometry(flux, detections, truncated, more_than_two)
+                if segments is not None:
+                    segments[k, ..., which] = found.segments == index + 1
+    return Photometry(flux, detections, truncated, more_than_two, segments)
 
 
 def calibration(
@@ -359,11 +366,11 @@ class _Cutout:
     def _half_light_radius(self, index: int) -> float:
         import sep
 
-        one = self.objects[index]
+        one = self.objects[index : index + 1]
         radius, _ = sep.flux_radius(
             self.image, one["x"], one["y"], 6.0 * one["a"], 0.5, normflux=one["flux"]
         )
-        return float(radius)
+        return float(radius[0])
 
     def _auto(self, index: int) -> float:
         """SExtractor's AUTO flux: 2.5 Kron radii, but a circle of 3.5 pixels at least."""
