@@ -152,8 +152,7 @@ def vgg16(hidden: int = 512, weights: str | None = None) -> keras.Model:
     pixels = keras.Input((SIZE, SIZE), name="pixels")
     body = _vgg16_body(weights)
     body.trainable = False
-    features = layers.Flatten()(body(EightBit(name="picture")(pixels)))  # (n, 2048)
-    return keras.Model(pixels, head(features.shape[-1], hidden)(features), name="vgg16")
+    return _with_head(pixels, body(EightBit(name="picture")(pixels)), hidden, "vgg16")
 
 
 def _vgg16_body(weights: str | None) -> keras.Model:
@@ -182,14 +181,20 @@ def encoder(hidden: int = 512, view: str = "rings", views: int = 2) -> keras.Mod
     """
     pixels = keras.Input((SIZE, SIZE), name="pixels")
     body = representations.build("efficientnetb0", view=view, views=views)
+    body.name = "body"
     body.trainable = False
-    features, _ = body(GreyPicture(name="picture")(pixels))  # (n, 1280)
-    return keras.Model(pixels, head(features.shape[-1], hidden)(features), name="encoder")
+    embedding, _ = body(GreyPicture(name="picture")(pixels))  # (n, 1280)
+    return _with_head(pixels, embedding, hidden, "encoder")
 
 
-def head(length: int, hidden: int) -> keras.Model:
+def _with_head(pixels: Any, found: Any, hidden: int, name: str) -> keras.Model:
+    features = layers.Flatten(name="features")(found)  # (n, 2048 | 1280)
+    return keras.Model(pixels, _head(features.shape[-1], hidden)(features), name=name)
+
+
+def _head(length: int, hidden: int) -> keras.Model:
     """What is trained on frozen features (n, length): P(blend), (n, 1)."""
-    features = keras.Input((length,), name="features")
+    features = keras.Input((length,))
     x = layers.Dense(256)(features)  # linear, as published
     x = layers.Dropout(0.1)(x)
     x = layers.Dense(hidden, activation="relu")(x)
