@@ -24,10 +24,8 @@ MASKS = ("overlap", "central", "companion")
 KINDS = ("bulge", "disc", "bulge+disc", "irregular")
 SHARES = (352 / 1919, 433 / 1919, 702 / 1919, 432 / 1919)  # Boucaud et al. (2020), Table 1
 MASK_LEVEL = 1.0  # a galaxy's mask is where its light exceeds so many sigma of the noise
-BRIGHTEST, FAINTEST = 18.5, 23.5  # AB magnitudes of the simulated galaxies
-SLOPE = 0.3  # of the logarithm of their numbers, per magnitude
-MEDIAN_RADIUS = 9.0  # half light, along the long axis, at magnitude 22.5 [pixel]
-SCATTER = 0.67  # of the logarithm of the radius
+PUBLISHED_SIGMA = 0.63  # nJy in BlendHunter's unit of noise: sep is then right as often as there
+PUBLISHED_LEVELS = (5, 14, 18, 26, 35, 40)  # of noise, in that unit
 TRIES = 25  # places tried for a companion before another pair is drawn
 
 Floats = NDArray[np.float64]
@@ -80,6 +78,21 @@ class Parents:
 
 
 @dataclass(frozen=True)
+class Population:
+    """Which galaxies there are: magnitudes, and sizes that fall with them."""
+
+    brightest: float = 18.5  # AB magnitude
+    faintest: float = 23.5
+    slope: float = 0.3  # of the logarithm of numbers, per magnitude
+    radius: float = 9.0  # median at 22.5 mag: half light, along the long axis [pixel]
+    scatter: float = 0.67  # of the natural logarithm of the radius
+
+
+DEEP = Population()  # from space, 0.06 arcsec/pixel: pairs are found as often as published
+WIDE = Population(20.0, 23.5, 0.35, 3.5, 0.45)  # from the ground, 0.19 arcsec/pixel
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How pairs are made of parents.
 
@@ -95,10 +108,18 @@ class Recipe:
     singles: float = 0.0  # share of cutouts that show one galaxy
     separation: str = "published"
     max_offset: int = 64  # along an axis [pixel]
+    population: Population = DEEP  # what simulated parents should be drawn from
 
 
 PAIRS = Recipe()
-BLENDS = Recipe(size=64, noise=(0.5, 4.0), singles=0.5, separation="uniform", max_offset=25)
+BLENDS = Recipe(
+    size=64,
+    noise=(5 * PUBLISHED_SIGMA, 40 * PUBLISHED_SIGMA),
+    singles=0.5,
+    separation="uniform",
+    max_offset=25,
+    population=WIDE,
+)
 RECIPES = {"pairs": PAIRS, "blends": BLENDS}
 
 
@@ -164,6 +185,7 @@ def simulate_parents(
     *,
     size: int = 128,
     fwhm: Sequence[float] = (3.0,),
+    population: Population = DEEP,
     first: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Parents:
@@ -178,6 +200,8 @@ def simulate_parents(
         Side of a cutout [pixel].
     fwhm : sequence of float
         Of the point spread functions that galaxies are seen through [pixel]; each gets one.
+    population : Population
+        DEEP for the recipe PAIRS, WIDE for BLENDS: `recipe.population`.
     first : int
         Number of the first galaxy.
     progress : callable, optional
@@ -191,7 +215,7 @@ def simulate_parents(
         kind[k] = rng.choice(len(KINDS), p=SHARES)
         seen[k] = fwhm[int(rng.integers(len(fwhm)))]
         centre = (float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.5, 0.5)))
-        smooth, knots = _draw_galaxy(KINDS[kind[k]], rng)
+        smooth, knots = _draw_galaxy(KINDS[kind[k]], population, rng)
         light[k] = picture(smooth, knots, centre, seen[k], size)
         radius[k] = unblurred(half_light_radius(light[k], centre), seen[k])
         if progress:
@@ -201,13 +225,15 @@ def simulate_parents(
     return Parents(light, flux, radius, kind, seen, np.zeros(n), ids)
 
 
-def _draw_galaxy(kind: str, rng: Generator) -> tuple[list[Smooth], list[Knots]]:
+def _draw_galaxy(
+    kind: str, population: Population, rng: Generator
+) -> tuple[list[Smooth], list[Knots]]:
     """Choose the parts of a galaxy around its middle, of a magnitude and size that go together."""
-    low, high = 10 ** (SLOPE * BRIGHTEST), 10 ** (SLOPE * FAINTEST)
-    magnitude = np.log10(rng.uniform(low, high)) / SLOPE
+    low, high = 10 ** (population.slope * np.array([population.brightest, population.faintest]))
+    magnitude = np.log10(rng.uniform(low, high)) / population.slope
     flux = float(10 ** (0.4 * (ZERO_POINT - magnitude)))
-    typical = MEDIAN_RADIUS * 10 ** (-0.09 * (magnitude - 22.5))
-    radius = float(np.clip(typical * np.exp(rng.normal(0, SCATTER)), 0.8, 40))
+    typical = population.radius * 10 ** (-0.09 * (magnitude - 22.5))
+    radius = float(np.clip(typical * np.exp(rng.normal(0, population.scatter)), 0.8, 40))
     angle = float(rng.uniform(0, np.pi))
     if kind == "irregular":
         return _irregular(flux, radius, angle, rng)
