@@ -52,7 +52,7 @@ class Preset:
     round_size: int = 4096
     batch: int = 128
     learning_rate: float = 2e-3
-    noise: tuple[float, float] = (0.3, 6.0)  # sigma, log-uniform from .. to [nJy per pixel]
+    noise: tuple[float, float] = (1.5, 40.0)  # sigma, log-uniform from .. to [nJy per pixel]
     crowded: float = 0.25
     crowded_offset: int = 8
     n_checked: int = 2048  # cutouts of held-out galaxies that measure each round
@@ -104,7 +104,12 @@ class Trained:
 def simulated(preset: Preset, seed: int, progress: Progress | None = None) -> Parents:
     """The parents that a preset learns from where the user has none."""
     return blender.simulate_parents(
-        preset.n_parents, seed, size=PARENT_SIZE, fwhm=FWHM, progress=progress
+        preset.n_parents,
+        seed,
+        size=PARENT_SIZE,
+        fwhm=FWHM,
+        population=BLENDS.population,
+        progress=progress,
     )
 
 
