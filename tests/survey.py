@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+import numpy as np
 from sqlalchemy.orm import Session
 
 from db.tables import (
@@ -16,7 +18,15 @@ from db.tables import (
     Source,
     Worker,
 )
-from tests.builders import make_catalog, make_model_version, make_run, make_source, make_worker
+from tests.builders import (
+    make_blend,
+    make_catalog,
+    make_model_version,
+    make_pair_flux,
+    make_run,
+    make_source,
+    make_worker,
+)
 
 N = 60
 CARD = {
@@ -25,6 +35,25 @@ CARD = {
     "metrics": {"auc": {"value": 0.98, "low": 0.96, "high": 0.99}},
     "training": {"data": "made-up discs", "n": 617},
     "limits": "Compact background galaxies.",
+}
+LIGHT = {"summary": "Two galaxies.", "inputs": {"bands": ["r"], "size": 16, "unit": "nJy"}}
+NOTHING = dict.fromkeys(
+    (
+        *("flux_central", "flux_central_err", "flux_companion", "flux_companion_err"),
+        *("separation", "sep_flux_central", "sep_flux_companion", "sep_detections"),
+    )
+)
+ALONE: dict[str, Any] = {"separation": None, "sep_flux_companion": None, "sep_detections": 1}
+# by source: what the network and sep say of it, then what is measured of the pair
+BLENDS: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {
+    40: ({"p_blend": 0.99}, {}),
+    41: ({"p_blend": 0.95, "sep_is_blend": False, "sep_detections": 1}, ALONE | {"separation": 1}),
+    42: ({"p_blend": 0.05}, {"flux_companion": -12.3, "separation": None, "flags": 512}),
+    43: ({"p_blend": 0.02, "sep_is_blend": False, "sep_detections": 1}, ALONE | {"flags": 512}),
+    44: ({"p_blend": 0.97, "sep_detections": 3, "flags": 64}, {"flags": 64}),
+    45: (dict.fromkeys(("p_blend", "sep_is_blend", "sep_detections")) | {"flags": 1}, NOTHING),
+    46: ({"p_blend": 0.92, "sep_detections": 1}, {}),
+    47: ({"p_blend": 0.98}, {"separation": 0.75, "sep_flux_companion": 1500}),
 }
 GOOD = {
     "mag_g": 20.1,
@@ -61,12 +90,13 @@ class Survey:
 
 
 def fill(session: Session) -> Survey:
-    """Add 60 sources 10 arcsec apart, two hosts, two model versions and their opinions.
+    """Add 60 sources 10 arcsec apart, two hosts, two model versions and their opinions of shreds.
 
     Source k has probability (k % 20) / 20 from the current version, so that each value occurs
     three times; k = 7 has a flag and no probability, k = 8 no opinion at all, k = 9 is flagged as
     partly outside. Every fourth source has no magnitudes, every twentieth from k = 5 a bad fit;
-    k = 3 shares its position with k = 2. Sources 2 to 11 and 22 to 31 are near a host each.
+    k = 3 shares its position with k = 2. Sources 2 to 11 and 22 to 31 are near a host each. What is
+    said of blends, and of which sources, stands in BLENDS.
     """
     catalog = make_catalog(session, name="field", release="DR10", n_sources=N)
     hosts = make_catalog(session, name="hosts", survey="nsa", n_sources=2)
@@ -87,6 +117,7 @@ def fill(session: Session) -> Survey:
             HostMatch(source_id=s.id, host_id=host.id, separation_arcsec=360, separation_kpc=50 + i)
             for i, s in enumerate(near)
         )
+    _measure(session, sources, worker)
     _reject(session, catalog)
     session.flush()
     return Survey(catalog, hosts, sources, current, candidate, run, worker)
@@ -127,6 +158,33 @@ def _opine(session: Session, source: Source, k: int, run: Run, other_run: Run) -
                 flags=0,
             )
         )
+
+
+def masks() -> bytes:
+    """16 by 16 pixels: the central galaxy in rows 4 to 9, the companion in rows 8 to 13."""
+    found = np.zeros((2, 16, 16), bool)
+    found[0, 4:10, 5:11] = True
+    found[1, 8:14, 9:13] = True
+    return np.packbits(found).tobytes()
+
+
+def _measure(session: Session, sources: list[Source], worker: Worker) -> None:
+    """Add what is said of blends; of source 40 also by another version, in i, and with masks."""
+    version = make_model_version(
+        session, annotator="blends", name="rings.v1", state="current", card=LIGHT
+    )
+    shares = make_model_version(
+        session, annotator="pair_flux", name="shares.v1", state="current", card=LIGHT
+    )
+    other = make_model_version(
+        session, annotator="pair_flux", name="shares.i", card={"inputs": {"bands": ["i"]}}
+    )
+    runs = [make_run(session, each, worker_id=worker.id) for each in (version, shares, other)]
+    for k, (said, measured) in BLENDS.items():
+        make_blend(session, sources[k], runs[0], **said)
+        values = measured | ({"masks": masks()} if k == 40 else {})
+        make_pair_flux(session, sources[k], runs[1], **({"flags": said.get("flags", 0)} | values))
+    make_pair_flux(session, sources[40], runs[2], flux_central=10_000, flux_companion=4_000)
 
 
 def _reject(session: Session, catalog: Catalog) -> None:

@@ -48,16 +48,9 @@ class Brightness:
 
 @dataclass(frozen=True)
 class Masks:
-    """Where a network sees the galaxies of a pair, as outlines in SVG.
-
-    The paths are in pixels of the masks, row 0 at the bottom of the drawing; the masks cover the
-    square from (`start`, `start`) of `width` in a drawing of SIDE by SIDE.
-    """
+    """Where a network sees the galaxies of a pair: paths of SVG in a drawing of SIDE by SIDE."""
 
     version: str
-    size: int  # pixel
-    start: float
-    width: float
     central: str
     companion: str
     overlap: str
@@ -153,17 +146,12 @@ def masks(opinion: Row, looked_at: CutoutSet, shown: CutoutSet) -> Masks | None:
     if not pair.masks or not _lies_alike(looked_at, shown):
         return None
     central, companion = decode(pair.masks)
-    pixels = (version.card.get("inputs") or {}).get("size") or len(central)
-    width = SIDE * pixels * looked_at.pixel_scale / (shown.size * shown.pixel_scale)
-    return Masks(
-        version.name,
-        len(central),
-        (SIDE - width) / 2,
-        width,
-        outline(central),
-        outline(companion),
-        outline(central & companion),
-    )
+    field = (version.card.get("inputs") or {}).get("size") or len(central)  # pixel of the cutout
+    step = SIDE * looked_at.pixel_scale / (shown.size * shown.pixel_scale)  # per pixel
+    beyond = (looked_at.size - field) / 2  # of which whole pixels are left out at the lower left
+    off = step * (math.floor(beyond) - beyond)
+    parts = (central, companion, central & companion)
+    return Masks(version.name, *(outline(part, step * field, off) for part in parts))
 
 
 def _lies_alike(one: CutoutSet, other: CutoutSet) -> bool:
@@ -177,13 +165,20 @@ def decode(packed: bytes) -> NDArray[np.bool_]:
     return bits.reshape(2, size, size).astype(bool)
 
 
-def outline(mask: NDArray[np.bool_]) -> str:
-    """Draw around a mask (h, w): a path of SVG in pixels, with y from the top; empty if it is."""
+def outline(mask: NDArray[np.bool_], width: float = SIDE, off: float = 0.0) -> str:
+    """Draw around a mask (h, w) that is `width` wide in the middle of a drawing of SIDE by SIDE.
+
+    The path is SVG, whose y runs downwards; it is empty where the mask is. `off` is how far the
+    mask is off the middle, to the right and upwards.
+    """
     from skimage.measure import find_contours  # takes a moment to import
 
+    size = len(mask)
+    start, step = (SIDE - width) / 2, width / size
     parts: list[Any] = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
-    # half a pixel from corner to centre, less one pixel of padding
-    drawn = (
-        "L".join(f"{x - 0.5:g} {len(mask) + 0.5 - y:g}" for y, x in part[:-1]) for part in parts
-    )
+    drawn = []
+    for part in parts:
+        rows, columns = part[:-1].T - 0.5  # from the padded pixels' centres to edges of pixels
+        x, y = start + off + step * columns, start - off + step * (size - rows)
+        drawn.append("L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True)))
     return "".join(f"M{points}Z" for points in drawn)

@@ -14,7 +14,7 @@ from flask import Flask
 from db.cutouts import CutoutFlag
 
 DASH = "–"
-UNIT = re.compile(r"^(?P<meaning>.*?)\s*\[(?P<unit>[^\]]+)\]$")
+UNIT = re.compile(r"^(?P<meaning>[^\[]*?)\s*\[(?P<unit>[^\]]+)\](?P<more>[;,:][^\[]*)?$")
 BIT = re.compile(r"\b(\d+) ([^,;:]+)")
 DECIMALS = {"ra": 6, "dec": 6, "redshift": 5, "p_shred": 3, "position_angle": 1}
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
@@ -76,11 +76,11 @@ def probability(p: float | None) -> str:
 def meaning(comment: str) -> str:
     """Return a column's comment without its unit."""
     match = UNIT.match(comment)
-    return match["meaning"] if match else comment
+    return match["meaning"] + (match["more"] or "") if match else comment
 
 
 def unit(comment: str) -> str:
-    """Return the unit at the end of a column's comment, if there is one."""
+    """Return the unit in brackets that a column's comment names, if there is one."""
     match = UNIT.match(comment)
     return match["unit"].replace("deg", "°").replace("arcsec", "″") if match else ""
 

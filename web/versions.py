@@ -17,6 +17,7 @@ blueprint = Blueprint("versions", __name__)
 METRIC_ORDER = ("auc", "accuracy", "completeness", "purity", "specificity")  # jsonb keeps none
 UNITS = {"size": "pixel", "pixel_scale": "arcsec/pixel"}
 METRIC_WORDS = {"auc": "AUC", "brier": "Brier score"}
+ABBREVIATIONS = {"iou": "IoU", "mape": "MAPE", "p": "P", "sep": "sep"}
 STATE_WORDS = {
     "current": "Its opinions are the ones shown.",
     "candidate": "Registered, but its opinions are not the ones shown.",
@@ -44,6 +45,7 @@ def card(annotator: str, name: str) -> str:
         card=version.card,
         training=_readable(version.card.get("training")),
         inputs=_readable(version.card.get("inputs")),
+        build=_readable(version.card.get("build")),
         metrics=_metrics(version.card),
         state_words=STATE_WORDS[version.state],
     )
@@ -68,7 +70,7 @@ def _readable(facts: Any) -> Any:
 
 
 def _fact(name: str, fact: Any) -> Any:
-    if name in UNITS:
+    if name in UNITS and fact is not None:
         return f"{fact} {UNITS[name]}"
     if isinstance(fact, str) and fact.startswith("{"):
         try:
@@ -85,6 +87,10 @@ def _metrics(card: dict[str, Any]) -> list[Metric]:
     rows = []
     for name in known + [name for name in given if name not in known]:
         metric = given[name] if isinstance(given[name], dict) else {"value": given[name]}
-        title = METRIC_WORDS.get(name, name.replace("_", " "))
+        title = METRIC_WORDS.get(name) or _title(name)
         rows.append(Metric(title, metric.get("value", ""), metric.get("low"), metric.get("high")))
     return rows
+
+
+def _title(name: str) -> str:
+    return " ".join(ABBREVIATIONS.get(word, word) for word in name.split("_"))

@@ -32,12 +32,12 @@ def run(session: Session, number: int) -> list[RowMapping]:
     return list(session.connection().exec_driver_sql(QUERIES[number]).mappings())
 
 
-def test_the_page_has_ten_queries() -> None:
-    assert sorted(QUERIES) == list(range(1, 11))
+def test_the_page_has_its_queries() -> None:
+    assert sorted(QUERIES) == list(range(1, 19))
 
 
-def test_the_python_example_makes_a_table(environment: dict[str, str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+def test_the_python_examples_make_a_table_and_masks(environment: dict[str, str]) -> None:
+    example, unpacking = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     engine = create_engine()
     with Session(engine) as session, session.begin():
         fill(session)
@@ -45,11 +45,15 @@ def test_the_python_example_makes_a_table(environment: dict[str, str]) -> None:
     names: dict[str, Any] = {}
 
     exec(example, names)
+    exec(unpacking, names)
 
     likely = names["likely"]
     assert likely.colnames == ["survey_id", "ra", "dec", "mag_r", "p_shred"]
     assert sorted(likely["survey_id"]) == ["src-019", "src-039", "src-059"]
     assert likely["ra"].dtype == "float64"
+    central, companion = names["central"], names["companion"]
+    assert (central.sum(), companion.sum(), (central & companion).sum()) == (36, 24, 4)
+    assert central[4:10, 5:11].all()
 
 
 def test_the_page_names_every_column_of_the_view(session: Session) -> None:
@@ -145,3 +149,77 @@ def test_10_traces_a_value_to_its_run(session: Session, survey: Survey) -> None:
 
     assert (row["p_shred"], row["maskbits"], row["shred_version"]) == (0.25, 2, "residual.v1")
     assert (row["host"], row["device"]) == ("observatory", "cpu")
+
+
+def test_11_counts_agreement_without_flagged_sources(session: Session, survey: Survey) -> None:
+    rows = run(session, 11)
+
+    counts = {
+        (row["blend_to_network"], row["blend_to_sep"]): (row["sources"], row["mean_probability"])
+        for row in rows
+    }
+    assert counts == {
+        (False, False): (1, pytest.approx(0.02)),
+        (False, True): (1, pytest.approx(0.05)),
+        (True, False): (1, pytest.approx(0.95)),
+        (True, True): (3, pytest.approx((0.99 + 0.92 + 0.98) / 3)),
+    }
+
+
+def test_12_and_13_find_what_only_one_of_them_calls_a_blend(
+    session: Session, survey: Survey
+) -> None:
+    assert [row["survey_id"] for row in run(session, 12)] == ["src-041"]
+    assert [row["survey_id"] for row in run(session, 13)] == ["src-042"]
+
+
+def test_14_finds_companions_that_sep_measures_otherwise(session: Session, survey: Survey) -> None:
+    (row,) = run(session, 14)
+
+    assert row["survey_id"] == "src-047"
+    assert row["errors"] == pytest.approx((1500 - 2000) / 80)
+
+
+def test_15_turns_fluxes_into_magnitudes_where_they_have_one(
+    session: Session, survey: Survey
+) -> None:
+    rows = {row["survey_id"]: row for row in run(session, 15)}
+
+    assert set(rows) == {f"src-{k:03}" for k in (40, 41, 42, 43, 44, 46, 47)}
+    assert rows["src-040"]["mag_central"] == pytest.approx(22.1526, abs=1e-4)
+    assert rows["src-040"]["mag_central_err"] == pytest.approx(0.0217, abs=1e-4)
+    assert rows["src-040"]["mag_total"] == pytest.approx(21.7873, abs=1e-4)
+    assert rows["src-040"]["flux_total_err"] == pytest.approx((100**2 + 80**2) ** 0.5)
+    assert rows["src-042"]["mag_companion"] is None
+
+
+def test_16_finds_close_pairs_with_the_error_of_their_ratio(
+    session: Session, survey: Survey
+) -> None:
+    rows = run(session, 16)
+
+    assert [(row["survey_id"], row["separation"]) for row in rows] == [
+        ("src-047", 0.75),
+        ("src-041", 1.0),
+    ]
+    assert rows[0]["ratio"] == pytest.approx(0.4)
+    assert rows[0]["ratio_err"] == pytest.approx(0.4 * (80 / 2000 + 100 / 5000))
+
+
+def test_17_lists_the_bands_of_a_source_the_current_version_first(
+    session: Session, survey: Survey
+) -> None:
+    rows = run(session, 17)
+
+    found = [(row["name"], row["band"], row["flux_central"]) for row in rows]
+    assert found == [("shares.v1", "r", 5000), ("shares.i", "i", 10000)]
+
+
+def test_18_counts_what_stands_in_the_way(session: Session, survey: Survey) -> None:
+    rows = [tuple(row.values()) for row in run(session, 18)]
+
+    assert rows == [
+        ("no companion in the masks", 2, 2),
+        ("more than two sources", 1, 1),
+        ("no image", 1, 0),
+    ]

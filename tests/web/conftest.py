@@ -11,12 +11,12 @@ from flask.testing import FlaskClient
 from sqlalchemy import URL, Engine, QueuePool
 from sqlalchemy.orm import Session
 
-from db import cutouts
+from db import cutouts, model_versions
 from db.engine import create_engine
 from db.tables import N_REDUCED, Job, Representation
 from tests.builders import make_model_version, make_run
 from tests.conftest import new_database
-from tests.survey import Survey, fill
+from tests.survey import N, Survey, fill
 from tests.web import maps
 from tests.web.maps import Atlas
 from web import create_app
@@ -93,6 +93,8 @@ def add_pixels(engine: Engine, root: Path, survey: Survey) -> int:
 
 
 def add_jobs(session: Session, survey: Survey) -> None:
+    """Jobs of the one block: of the shreds done and failed, of the fluxes of pairs all done."""
+    shares = model_versions.find(session, "pair_flux", "shares.v1")
     block_id = session.connection().exec_driver_sql("SELECT id FROM cutout_block").scalar_one()
     for first, last, state, error in ((0, 29, "done", None), (30, 30, "failed", "bad <pixels>")):
         session.add(
@@ -106,6 +108,8 @@ def add_jobs(session: Session, survey: Survey) -> None:
                 error=error,
             )
         )
+    whole = {"block_id": block_id, "first": 0, "last": N - 2}
+    session.add(Job(model_version_id=shares.id, **whole, state="done", attempt=1))
 
 
 def add_representations(session: Session, survey: Survey) -> None:
