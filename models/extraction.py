@@ -21,6 +21,8 @@ CENTRAL_WITHIN = 0.5  # half-light radii, of a lone detection from the middle (b
 CORE = 2  # pixels to each side of the middle where a pixel without value means saturation
 PLATEAU = 4  # touching pixels of exactly the same, highest value
 PLATEAU_HEIGHT = 10.0  # σ above the median
+LEAST_RADIUS = 1.75  # pixels, of an AUTO aperture
+THIRD = 0.1  # share of all detected light that makes a third detection a galaxy, not a knot
 OBSTACLES = ("more_than_two", "cut_off", "saturated")
 
 
@@ -46,7 +48,7 @@ class Photometry:
     flux: NDArray[np.float32]  # (n, 2), NaN where undetected
     detections: NDArray[np.int16]  # (n,)
     truncated: NDArray[np.bool_]  # (n,) the central or the companion touches the border
-    more_than_two: NDArray[np.bool_]  # (n,) already in cold mode
+    more_than_two: NDArray[np.bool_]  # (n,) see `obstacles`
     masks: NDArray[np.bool_] | None = None  # (n, h, w, 2), the pixels of each, if asked for
 
 
@@ -91,15 +93,12 @@ def photometry(
     truncated, more_than_two = np.zeros(n, bool), np.zeros(n, bool)
     segments = np.zeros((*pixels.shape, 2), bool) if masks else None
     for k, image in enumerate(pixels):
-        found = _Cutout(image, subtract)
-        for mode in modes:
-            found.extract(mode)
-            more_than_two[k] |= mode is modes[0] and len(found.objects) > 2
-            if len(found.objects) >= 2:
-                break
-        pair = found.pair(None if radius is None else float(radius[k]))
+        cutout = _Cutout(image, subtract)
+        found = cutout.first_pair(modes)
         detections[k] = len(found.objects)
-        for which, index in enumerate(pair):
+        thorough = found if found.mode == modes[-1] else cutout.extract(modes[-1])
+        more_than_two[k] = thorough.has_a_third()
+        for which, index in enumerate(found.pair(None if radius is None else float(radius[k]))):
             if index is not None:
                 flux[k, which] = found.light(index, kind)
                 truncated[k] |= found.touches_border(index)
@@ -160,7 +159,7 @@ def verdict(pixels: NDArray[np.floating]) -> tuple[NDArray[np.bool_], NDArray[np
     n = len(_cutouts(pixels))
     is_blend, detections = np.zeros(n, bool), np.zeros(n, np.int16)
     for k, image in enumerate(pixels):
-        objects = _Cutout(image).extract(LOW)
+        objects = _Cutout(image).extract(LOW).objects
         detections[k] = len(objects)
         is_blend[k] = len(objects) >= 2 or _merged(objects).any()
     return is_blend, detections
@@ -196,7 +195,7 @@ def truth_aware_verdict(
     """
     said, detections = np.zeros(len(_cutouts(pixels)), bool), np.zeros(len(pixels), np.int16)
     for k, image in enumerate(pixels):
-        objects = _Cutout(image).extract(LOW)
+        objects = _Cutout(image).extract(LOW).objects
         detections[k] = len(objects)
         offsets = [(0.0, 0.0)] + ([(float(dx[k]), float(dy[k]))] if is_blend[k] else [])
         said[k] = _published_rule(objects, _matches(objects, image.shape, offsets), is_blend[k])
@@ -238,8 +237,10 @@ def obstacles(
 ) -> dict[str, NDArray[np.bool_]]:
     """What makes a cutout one that the networks for pairs were not made for, by name.
 
-    `more_than_two`: sep finds more than two sources in cold mode. `cut_off`: the isophote of the
-    central galaxy or of its companion touches the border. `saturated`: see `saturated`.
+    `more_than_two`: besides the central galaxy and its companion, sep finds a source with more than
+    a tenth of all detected light, in the last of its modes (hot). Knots of irregular galaxies can
+    look so, and half of all third galaxies are too close to another one to be seen. `cut_off`: the
+    isophote of one of the two touches the border. `saturated`: see `saturated`.
 
     Parameters
     ----------
@@ -292,7 +293,7 @@ def saturated(pixels: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 class _Cutout:
-    """One cutout as sep wants it, with what sep found in it last."""
+    """One cutout as sep wants it."""
 
     def __init__(self, image: NDArray[np.floating], subtract: bool = False) -> None:
         import sep
@@ -306,85 +307,109 @@ class _Cutout:
             self.rms = float(background.globalrms)
             if subtract:
                 self.image = np.asarray(self.image - background.back(), np.float32)
-        self.objects: NDArray[Any] = np.zeros(0)
-        self.segments: NDArray[np.int32] | None = None
 
-    def extract(self, settings: Settings) -> NDArray[Any]:
-        """Detect anew; without noise there is no threshold, and nothing is found."""
-        if self.rms > 0:
-            self.objects, self.segments = self._extracted(settings)
-        return self.objects
+    def first_pair(self, modes: Sequence[Settings]) -> _Found:
+        """Extract by one mode after the other until two objects are there."""
+        for mode in modes:
+            found = self.extract(mode)
+            if len(found.objects) >= 2:
+                break
+        return found
 
-    def _extracted(self, settings: Settings) -> tuple[NDArray[Any], NDArray[np.int32]]:
-        import sep
-
-        def extracted(contrast: float) -> tuple[NDArray[Any], NDArray[np.int32]]:
-            return sep.extract(
-                self.image,
-                settings.threshold * self.rms,
-                mask=self.mask,
-                minarea=settings.min_area,
-                deblend_nthresh=settings.levels,
-                deblend_cont=contrast,
-                segmentation_map=True,
-            )
-
+    def extract(self, settings: Settings) -> _Found:
+        """Detect; without noise there is no threshold, and nothing is found."""
+        if not self.rms > 0:
+            return _Found(self, settings, np.zeros(0), np.zeros(self.image.shape, np.int32))
         try:
-            return extracted(settings.contrast)
+            objects, segments = self._extracted(settings, settings.contrast)
         except Exception as error:  # sep raises no class of its own
             if "deblending overflow" not in str(error):
                 raise
-            return extracted(1.0)  # a thousand pieces are no galaxies: take them as one
+            objects, segments = self._extracted(settings, 1.0)  # of a thousand pieces make one
+        return _Found(self, settings, objects, segments)
 
-    def pair(self, radius: float | None) -> tuple[int | None, int | None]:
+    def _extracted(
+        self, settings: Settings, contrast: float
+    ) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        import sep
+
+        return sep.extract(
+            self.image,
+            settings.threshold * self.rms,
+            mask=self.mask,
+            minarea=settings.min_area,
+            deblend_nthresh=settings.levels,
+            deblend_cont=contrast,
+            segmentation_map=True,
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What sep found in a cutout in one mode."""
+
+    cutout: _Cutout
+    mode: Settings
+    objects: NDArray[Any]  # sep's table
+    segments: NDArray[np.int32]  # (h, w), object k has the pixels of k + 1
+
+    def pair(self, radius: float | None = None) -> tuple[int | None, int | None]:
         """Which of the objects are the central galaxy and its companion."""
         if not len(self.objects):
             return None, None
-        height, width = self.image.shape
+        height, width = self.segments.shape
         distance = np.hypot(
             self.objects["x"] - (width - 1) / 2, self.objects["y"] - (height - 1) / 2
         )
         central = int(np.argmin(distance))
         if len(self.objects) == 1:
-            radius = self._half_light_radius(0) if radius is None else radius
+            radius = self._half_light_radius() if radius is None else radius
             return (0, None) if distance[0] < CENTRAL_WITHIN * radius else (None, 0)
         others = self.objects["flux"].copy()
         others[central] = -np.inf
         return central, int(np.argmax(others))
 
+    def _half_light_radius(self) -> float:
+        """Half-light radius of a lone object."""
+        import sep
+
+        one = self.objects
+        radius, _ = sep.flux_radius(
+            self.cutout.image, one["x"], one["y"], 6.0 * one["a"], 0.5, normflux=one["flux"]
+        )
+        return float(radius[0])
+
+    def has_a_third(self) -> bool:
+        """Whether a source besides the pair has a good share of the light."""
+        if len(self.objects) <= 2:
+            return False
+        light = self.objects["flux"]
+        others = np.delete(light, [index for index in self.pair() if index is not None])
+        return bool(others.max() > THIRD * light.sum())
+
     def touches_border(self, index: int) -> bool:
+        """Whether the isophote of an object is cut off."""
         import sep
 
         return bool(self.objects["flag"][index] & sep.OBJ_TRUNC)
 
     def light(self, index: int, kind: Kind) -> float:
-        """Flux of one object."""
-        if kind == "isophotal":
-            return float(self.objects["flux"][index])
-        return self._auto(index)
-
-    def _half_light_radius(self, index: int) -> float:
-        import sep
-
-        one = self.objects[index : index + 1]
-        radius, _ = sep.flux_radius(
-            self.image, one["x"], one["y"], 6.0 * one["a"], 0.5, normflux=one["flux"]
-        )
-        return float(radius[0])
+        """Flux of an object."""
+        return float(self.objects["flux"][index]) if kind == "isophotal" else self._auto(index)
 
     def _auto(self, index: int) -> float:
-        """SExtractor's AUTO flux: 2.5 Kron radii, but a circle of 3.5 pixels at least."""
+        """SExtractor's AUTO flux: within 2.5 Kron radii, or a circle of 3.5 pixels if smaller."""
         import sep
 
-        one = self.objects[index]
-        others = {"mask": self.mask, "segmap": self.segments, "seg_id": index + 1}
-        theta = np.clip(one["theta"], -np.pi / 2, np.pi / 2)
+        one, image = self.objects[index], self.cutout.image
+        others = {"mask": self.cutout.mask, "segmap": self.segments, "seg_id": index + 1}
+        theta = np.clip(one["theta"], -np.pi / 2, np.pi / 2)  # sep refuses what rounding left over
         ellipse = one["x"], one["y"], one["a"], one["b"], theta
-        kron, _ = sep.kron_radius(self.image, *ellipse, 6.0, **others)
-        if not kron * np.sqrt(one["a"] * one["b"]) > 1.75:
-            flux, _, _ = sep.sum_circle(self.image, one["x"], one["y"], 1.75, subpix=1, **others)
+        kron, _ = sep.kron_radius(image, *ellipse, 6.0, **others)
+        if kron * np.sqrt(one["a"] * one["b"]) > LEAST_RADIUS:
+            flux, _, _ = sep.sum_ellipse(image, *ellipse, 2.5 * kron, subpix=1, **others)
         else:
-            flux, _, _ = sep.sum_ellipse(self.image, *ellipse, 2.5 * kron, subpix=1, **others)
+            flux, _, _ = sep.sum_circle(image, one["x"], one["y"], LEAST_RADIUS, subpix=1, **others)
         return float(flux)
 
 
