@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row
 
 from db.queries import BLEND
-from db.tables import Blend, CutoutSet, PairFlux
+from db.tables import Blend, CutoutSet, ModelVersion, PairFlux
 
 ZERO_POINT = 31.4  # AB magnitude of 1 nJy
 SIDE = 512  # units of the drawing over a picture
@@ -137,12 +136,13 @@ def _signed(number: float, decimals: int) -> str:
     return f"{number:+.{decimals}f}".replace("-", "−")
 
 
-def masks(opinion: Row, looked_at: CutoutSet, shown: CutoutSet) -> Masks | None:
-    """Return the masks of a pair in place over the picture of a cutout set, None without any.
+def masks(
+    pair: PairFlux, version: ModelVersion, looked_at: CutoutSet, shown: CutoutSet
+) -> Masks | None:
+    """Return the masks of a pair, made in one cutout set, in place over the picture of another.
 
-    None also where they lie otherwise than the picture: one of the two is not north up.
+    None where there are none, or where they lie otherwise than the picture: only one is north up.
     """
-    pair, version = opinion.PairFlux, opinion.ModelVersion
     if not pair.masks or not _lies_alike(looked_at, shown):
         return None
     central, companion = decode(pair.masks)

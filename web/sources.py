@@ -166,14 +166,10 @@ def one(source_id: int) -> str:
 
 def _masks(pairs: Sequence[Row], picture: Row | None) -> blends.Masks | None:
     """Return the masks to draw over a picture: of the first version that has some."""
-    if picture is None:
-        return None
-    for pair in pairs:
-        looked_at = pair.PairFlux.masks and queries.looked_at(
-            session(), pair.PairFlux.source_id, pair.ModelVersion.id
-        )
-        if looked_at:
-            return blends.masks(pair, looked_at, picture.CutoutSet)
+    for said, version, *_ in pairs:
+        looked_at = said.masks and queries.looked_at(session(), said.source_id, version.id)
+        if looked_at and picture:
+            return blends.masks(said, version, looked_at, picture.CutoutSet)
     return None
 
 
