@@ -184,6 +184,8 @@ def _report(
             if one.n_total or len(found) == 1:
                 counts = f"{one.n_done:,} of {one.n_total:,} {one.subject}s done"
                 click.echo(f"{one.annotator} {one.version}: {counts}")
+        for line in _remarks(engine, annotators, options):
+            click.echo(line)
         if n_left := sum(one.n_left for one in found):
             click.echo(f"{n_left:,} still wait: the same command goes on with them")
     if n_failed:
@@ -199,6 +201,18 @@ def _progress(
         ids = {version.id for version in _versions(session, annotators, options)}
         found = jobs.progress(session, _set_ids(session, options) if options.catalog_id else None)
     return [one for one in found if one.model_version_id in ids]
+
+
+def _remarks(engine: Engine, annotators: Sequence[type[Annotator]], options: Options) -> list[str]:
+    """What is passed over, and why."""
+    by_name = {annotator.name: annotator for annotator in annotators}
+    with session_factory(engine)() as session:
+        sets = supply.cutout_sets(session, options.catalog_id)
+        supplies = [
+            supply.supply(version, by_name[version.annotator], sets)
+            for version in _versions(session, annotators, options)
+        ]
+        return supply.remarks(session, supplies)
 
 
 def _run(

@@ -267,7 +267,7 @@ def _finish(
     shutil.copyfile(weights, kept)
     card = training.card(trained, recipe, seed, kept, tag, facts)
     (out / "card.toml").write_text(registry.to_toml(card))
-    content = {**card.as_dict(), **annotator.description()}
+    content = {**card.as_dict(), **annotator.description(card.as_dict())}
     with console.friendly_errors(VersionConflict), session_factory(engine).begin() as session:
         model_versions.register(session, card.annotator, card.name, card.sha256, content)
     click.echo(

@@ -46,6 +46,7 @@ class Reader:
         self._pause = FIRST_PAUSE
         self._is_idle = False  # nothing was in hand at the last look for claims
         self._warned_of: set[int] = set()  # model versions
+        self._remarks: set[str] = set()  # that were made
 
     def batches(self) -> Iterator[Batch | Failure]:
         """Yield batches until the worker is to stop or, if so asked, nothing is left."""
@@ -110,6 +111,7 @@ class Reader:
         }
         for each in self._supplies.values():
             self._look_before(session, each)
+        self._say_what_is_passed_over(session)
         n_new = sum(supply.enqueue(session, each) for each in self._supplies.values())
         return n_new, jobs.give_up(session)
 
@@ -220,6 +222,13 @@ class Reader:
                 self._warn_once(each.version, f"{reason}it (skygloss train {name})")
             elif name not in self.station.annotators:
                 self._warn_once(each.version, f"{which} this worker leaves to others")
+
+    def _say_what_is_passed_over(self, session: Session) -> None:
+        if any(each.passed_over for each in self._supplies.values()):
+            for line in supply.remarks(session, self._supplies.values()):
+                if line not in self._remarks:
+                    self._remarks.add(line)
+                    log.info("passed_over=%r", line)
 
     def _warn_once(self, version: ModelVersion, what: str) -> None:
         if version.id not in self._warned_of:

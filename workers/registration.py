@@ -244,7 +244,7 @@ def _card(
 
 def _entered(session: Session, wanted: Registration, card: Card) -> Card:
     """Register a card; the card of the name as it is now: another's who was quicker, perhaps."""
-    content = {**card.as_dict(), **Representations.description()}
+    content = {**card.as_dict(), **Representations.description(card.as_dict())}
     version = model_versions.register(session, card.annotator, card.name, card.sha256, content)
     return _agreed(version, wanted, card.sha256)
 

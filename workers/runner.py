@@ -144,7 +144,7 @@ class Runner:
     def _register(self, session: Session, name: str, annotator: type[Annotator]) -> None:
         known = self.station.cards(name)
         for card in known:
-            content = {**card.as_dict(), **annotator.description()}
+            content = {**card.as_dict(), **annotator.description(card.as_dict())}
             model_versions.register(session, name, card.name, card.sha256, content)
         current = model_versions.current(session, [name])
         if not known:

@@ -100,7 +100,8 @@ def _sets(
         )
     supplied = supply.supply(version, annotator, there)
     if not supplied.set_ids:
-        raise NothingToSee("; ".join(dict.fromkeys(supplied.refused.values())))
+        reasons = [*supplied.refused.values(), *supply.remarks(session, [supplied])]
+        raise NothingToSee("; ".join(dict.fromkeys(reasons)))
     return {each.id: each for each in there if each.id in supplied.set_ids}
 
 

@@ -1,13 +1,14 @@
 """Which cutout sets serve which model version, and the jobs that follow from it.
 
 A source that several sets of a catalog show is annotated once, from the set that fits best; sets
-that fit less well are used for the sources that only they show. A catalog with no set that serves
-gets failed jobs that say what was wanted and what is there. Images uploaded to search with are for
-the representations alone, and are served beside any catalog: somebody waits for them. What was
+that fit less well are used for the sources that only they show. A catalog in units that a network
+can make nothing of is passed over. One in the right unit with no set that serves gets failed jobs
+that say what was wanted and what is there. Images uploaded to search with are for the
+representations alone, and are served beside any catalog: somebody waits for them. What was
 detected on exposures is for the annotators that are `on_exposures`, which are for nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from db import jobs, model_versions, uploads
 from db.cutouts import ON_EXPOSURES
-from db.tables import CutoutSet, ModelVersion
+from db.tables import Catalog, CutoutSet, ModelVersion
 from workers.annotators.base import Annotator, Inputs
 
 
@@ -29,6 +30,7 @@ class Supply:
     better: Mapping[int, tuple[int, ...]]  # by id of the set
     unused: Sequence[int] = ()  # sets that do not serve, of catalogs with one that does
     refused: Mapping[int, str] = field(default_factory=dict)  # error by id of the set
+    passed_over: Sequence[CutoutSet] = ()  # sets of catalogs in other units
 
     @property
     def set_ids(self) -> list[int]:
@@ -58,6 +60,7 @@ def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[Cut
     better: dict[int, tuple[int, ...]] = {}
     unused: list[int] = []
     refused: dict[int, str] = {}
+    passed_over: list[CutoutSet] = []
     for _, members in groupby(sets, key=lambda cutout_set: cutout_set.catalog_id):
         of_catalog = list(members)
         if uploads.is_upload(of_catalog[0]) and annotator.name != uploads.ANNOTATOR:
@@ -71,17 +74,35 @@ def supply(version: ModelVersion, annotator: type[Annotator], sets: Sequence[Cut
             unused += [set_id for set_id in problems if set_id not in ranked]
         elif annotator.subject == "exposure":
             continue  # the annotator that places its sources says why
+        elif not annotator.on_exposures and all(s.unit not in inputs.units for s in of_catalog):
+            passed_over += of_catalog
         elif not uploads.is_upload(of_catalog[0]):  # what is uploaded is made for one encoder
             refused |= dict.fromkeys(
                 problems, _refusal(annotator.name, inputs, of_catalog, problems)
             )
-    return Supply(version, annotator, better, unused, refused)
+    return Supply(version, annotator, better, unused, refused, passed_over)
+
+
+def remarks(session: Session, supplies: Iterable[Supply]) -> list[str]:
+    """Say which catalogs are passed over and why, annotators that want the same on one line."""
+    names = {row.id: row.name for row in session.execute(sa.select(Catalog.id, Catalog.name))}
+    lines: dict[str, list[str]] = {}
+    for each in supplies:
+        if each.passed_over:
+            there: dict[str, set[str]] = {}
+            for cutout_set in each.passed_over:
+                there.setdefault(names[cutout_set.catalog_id], set()).add(cutout_set.unit)
+            found = "; ".join(f"{name} has {' and '.join(sorted(u))}" for name, u in there.items())
+            wanted = " or ".join(each.annotator.inputs_of(each.version.card).units)
+            lines.setdefault(f"for pixels in {wanted}; {found}", []).append(each.annotator.name)
+    return [f"{', '.join(annotators)}: {line}" for line, annotators in lines.items()]
 
 
 def enqueue(session: Session, supply: Supply) -> int:
     """Make the jobs that are missing; how many."""
     version_id = supply.version.id
-    jobs.accept(session, version_id, [*supply.set_ids, *supply.unused])
+    others = [*supply.unused, *(each.id for each in supply.passed_over)]
+    jobs.accept(session, version_id, [*supply.set_ids, *others])
     for set_id, error in supply.refused.items():
         jobs.refuse(session, version_id, [set_id], error)
     first = before(session, supply.version, supply.annotator)

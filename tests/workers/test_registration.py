@@ -119,7 +119,7 @@ def test_a_candidate_is_filled_by_its_name(
     filled = skygloss("annotate", "--version", "tiny.mine")
 
     assert unknown.exit_code == 1
-    assert "no version 'tiny.yours' of shreds or representations or source" in unknown.output
+    assert "no version 'tiny.yours' of shreds or representations or" in unknown.output
     assert filled.exit_code == 0, filled.output
     assert "representations tiny.mine: 60 of 60 sources done" in filled.output
     with Session(engine) as session:

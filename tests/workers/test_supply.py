@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from db import jobs
-from db.tables import Job
+from db.tables import Job, ModelVersion
 from tests.builders import (
     make_catalog,
     make_cutout_block,
@@ -17,7 +17,9 @@ from tests.builders import (
 )
 from tests.workers.fake import FakeAnnotator, OtherAnnotator
 from workers import supply
+from workers.annotators.blends import Blends
 from workers.annotators.exposure_map import ExposureMap
+from workers.annotators.pair_flux import PairFluxes
 from workers.annotators.shreds import Shreds
 from workers.annotators.source_map import SourceMap
 
@@ -133,6 +135,55 @@ def test_what_was_detected_on_exposures_is_for_the_maps_alone(session: Session) 
         "exposure_map": [detected.id],
     }
     assert not any([*each.refused, *each.unused] for each in supplies.values())
+
+
+def test_a_catalog_in_other_units_is_passed_over_and_not_refused(session: Session) -> None:
+    versions = {
+        annotator: make_model_version(session, annotator=annotator.name)
+        for annotator in (Shreds, Blends, PairFluxes)
+    }
+    pictures, both = make_catalog(session, name="pictures"), make_catalog(session, name="both")
+    make_cutout_block(session, make_cutout_set(session, pictures, size=128))
+    make_cutout_block(session, make_cutout_set(session, both, size=128))
+    small = {"unit": "nanomaggy", "dtype": "float32", "size": 32}
+    make_cutout_block(session, make_cutout_set(session, both, **small))
+    sets = supply.cutout_sets(session)
+    supplies = [supply.supply(version, each, sets) for each, version in versions.items()]
+    jobs.refuse(session, versions[Blends].id, [sets[0].id], "of an earlier version of Skygloss")
+
+    for each in supplies:
+        supply.enqueue(session, each)
+
+    assert supply.remarks(session, supplies) == [
+        "blends, pair_flux: for pixels in nJy or nanomaggy; pictures has display"
+    ]
+    per_annotator = sa.select(ModelVersion.annotator, sa.func.array_agg(Job.state)).join(Job)
+    states = {row[0]: row[1] for row in session.execute(per_annotator.group_by(sa.text("1")))}
+    assert states == {"shreds": ["todo"] * 2, "blends": ["failed"] * 2, "pair_flux": ["failed"] * 2}
+    refusal = session.scalars(sa.select(Job.error).where(Job.state == "failed")).first()
+    assert refusal is not None
+    assert "blends wants r in nJy or nanomaggy, 64 pixel of any scale" in refusal
+    assert "the field is 8.4 arcsec wide, 16.8 are needed" in refusal
+
+
+@pytest.mark.parametrize(
+    ("bands", "cutouts", "reason"),
+    [
+        (["r"], Cutouts(("g", "r", "z"), 64, 0.05, "float32", "nJy"), None),
+        (["r"], Cutouts(("F814W",), 64, 0.05, "float32", "nJy"), "no band r among F814W"),
+        (["F814W"], Cutouts(("F814W",), 64, 2.0, "float32", "nanomaggy"), None),
+        ([], Cutouts(("F814W",), 64, 0.05, "float32", "nJy"), None),
+        ([], Cutouts(("g", "r"), 64, 0.2, "float32", "nJy"), "one band is needed, not 2: g, r"),
+        (["r"], Cutouts(("r",), 54, 0.2, "int16", "nJy"), None),
+        (["r"], Cutouts(("r",), 52, 1.0, "int16", "nJy"), "the field is 52.0 arcsec wide, 64.0"),
+    ],
+)
+def test_what_measures_light_takes_the_band_of_its_card_on_any_scale(
+    bands: list[str], cutouts: Cutouts, reason: str | None
+) -> None:
+    found = Blends.inputs_of({"inputs": {"bands": bands}}).mismatch(cutouts)
+
+    assert (found is None) if reason is None else (found or "").startswith(reason)
 
 
 @pytest.mark.parametrize(

@@ -194,11 +194,16 @@ class Annotator(ABC, Generic[Content]):
         return dict.fromkeys(cls.after)
 
     @classmethod
-    def description(cls) -> dict[str, Any]:
+    def outputs_of(cls, card: Mapping[str, Any]) -> tuple[Output, ...]:
+        """Return the outputs of a version, by its card: for most the same as of any other."""
+        return cls.outputs
+
+    @classmethod
+    def description(cls, card: Mapping[str, Any]) -> dict[str, Any]:
         """What pages and services say about the columns and flag bits; goes into the card."""
         return {
             "subject": cls.subject,
-            "outputs": [vars(output) for output in cls.outputs],
+            "outputs": [vars(output) for output in cls.outputs_of(card)],
             "flags": {str(int(flag)): flag.note for flag in cls.flags},
         }
 
@@ -206,7 +211,8 @@ class Annotator(ABC, Generic[Content]):
 def spread(values: Columns, judged: NDArray[np.bool_], subjects: str, ids: NDArray) -> Columns:
     """Columns of those that were judged, as columns of all: float32, NaN for the others.
 
-    A network that breaks down must not pass for something that cannot be judged.
+    A network that breaks down must not pass for something that cannot be judged. What it need not
+    say is masked; that becomes NaN too. A column of objects (bytes) has None for the others.
 
     Raises
     ------
@@ -215,7 +221,11 @@ def spread(values: Columns, judged: NDArray[np.bool_], subjects: str, ids: NDArr
     """
     columns: Columns = {}
     for name, given in values.items():
-        finite = np.isfinite(given).all(axis=tuple(range(1, given.ndim)))
+        if given.dtype == object:
+            columns[name] = np.full(len(judged), None, object)
+            columns[name][judged] = given
+            continue
+        finite = np.isfinite(np.ma.filled(given, 0)).all(axis=tuple(range(1, given.ndim)))
         if len(wrong := ids[judged][~finite]):
             raise FloatingPointError(
                 f"{name}: the network gave no number for {len(wrong)} of {len(given)} {subjects}, "
@@ -223,5 +233,5 @@ def spread(values: Columns, judged: NDArray[np.bool_], subjects: str, ids: NDArr
                 "overflows. Compare with --precision float32"
             )
         columns[name] = np.full((len(judged), *given.shape[1:]), np.nan, np.float32)
-        columns[name][judged] = given
+        columns[name][judged] = np.ma.filled(given, np.nan) if np.ma.is_masked(given) else given
     return columns

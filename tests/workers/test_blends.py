@@ -1,0 +1,306 @@
+"""Annotators that measure light: the band and unit they see, their flags, their rows."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from db import cutouts
+from db.cutouts import CutoutFlag
+from db.home import pixels as pixel_store
+from db.tables import Blend, ModelVersion, PairFlux
+from tests.builders import make_catalog, make_cutout_set, make_sources
+from tests.workers import tiny_blends
+from tests.workers.fake import make_runner
+from tests.workers.tiny_blends import SEP_CALIBRATION, Cards, cutout
+from workers.annotators.base import CutoutBatch
+from workers.annotators.blends import Blends
+from workers.annotators.cutouts import PictureFlag
+from workers.annotators.light import LightAnnotator, LightFlag, central
+from workers.annotators.pair_flux import PairFluxes, PairFluxFlag, packed
+from workers.runner import Runner
+
+LIGHT = (Blends, PairFluxes)
+
+
+@pytest.fixture(scope="module")
+def cards(tmp_path_factory: pytest.TempPathFactory) -> Cards:
+    return tiny_blends.write_cards(tmp_path_factory.mktemp("cards"))
+
+
+@pytest.fixture(scope="module")
+def loaded(cards: Cards) -> dict[type[LightAnnotator], LightAnnotator]:
+    return {annotator: load(annotator, cards) for annotator in LIGHT}
+
+
+def load(annotator: type[LightAnnotator], cards: Cards, **changes: Any) -> LightAnnotator:
+    instance, card = annotator(batch_size=4), cards(annotator.name)[0]
+    instance.load(ModelVersion(annotator=card.annotator, card=replace(card, **changes).as_dict()))
+    return instance
+
+
+def batch(images: NDArray, **values: Any) -> CutoutBatch:
+    """Images (n, h, w) of one band, or (n, h, w, b), as cutouts in nJy."""
+    images = images[..., None] if images.ndim == 3 else images
+    n = len(images)
+    defaults = {
+        "source_ids": np.arange(n),
+        "pixels": images,
+        "readable": np.ones(n, bool),
+        "cutout_flags": np.zeros(n, np.int32),
+        "bands": ("r",),
+        "pixel_scale": 0.2,
+        "unit": "nJy",
+    }
+    return CutoutBatch(**(defaults | values))
+
+
+def assert_same(found: dict[str, NDArray], expected: dict[str, NDArray], rtol: float) -> None:
+    for name, values in expected.items():
+        if values.dtype == object:
+            assert found[name].tolist() == values.tolist()
+        else:
+            np.testing.assert_allclose(found[name], values, rtol=rtol)
+
+
+@pytest.mark.parametrize("annotator", LIGHT)
+def test_nanomaggies_are_converted_to_nanojanskys(
+    annotator: type[LightAnnotator], loaded: dict[type[LightAnnotator], LightAnnotator]
+) -> None:
+    pair = cutout()[None]
+
+    in_njy = loaded[annotator].annotate(batch(pair))
+    in_nanomaggies = loaded[annotator].annotate(batch(pair / 3631, unit="nanomaggy"))
+
+    assert_same(in_nanomaggies, in_njy, rtol=1e-3)
+
+
+@pytest.mark.parametrize("annotator", LIGHT)
+def test_of_several_bands_the_one_of_the_card_is_measured_whatever_the_others_hold(
+    annotator: type[LightAnnotator], cards: Cards
+) -> None:
+    in_i = load(annotator, cards, inputs={"bands": ["i"]})
+    pair = cutout()
+    planes = np.stack([np.full_like(pair, np.nan), pair, np.zeros_like(pair)], axis=-1)[None]
+
+    found = in_i.annotate(batch(planes, bands=("r", "i", "z")))
+
+    assert_same(found, in_i.annotate(batch(pair[None], bands=("i",))), rtol=1e-6)
+    assert found["flags"].tolist() == [0]
+    blind = in_i.annotate(batch(planes, bands=("r", "z", "i")))
+    assert blind["flags"].tolist() == [PictureFlag.NO_SIGNAL]
+
+
+@pytest.mark.parametrize("annotator", LIGHT)
+def test_a_card_without_a_band_takes_the_only_one_of_a_set(
+    annotator: type[LightAnnotator], cards: Cards
+) -> None:
+    whichever = load(annotator, cards, inputs={"bands": []})
+
+    found = whichever.annotate(batch(cutout()[None], bands=("F814W",)))
+
+    assert found["flags"].tolist() == [0]
+
+
+def test_only_the_middle_of_a_larger_cutout_is_looked_at(
+    loaded: dict[type[LightAnnotator], LightAnnotator],
+) -> None:
+    large = cutout(size=160)
+
+    assert_same(
+        loaded[PairFluxes].annotate(batch(large[None])),
+        loaded[PairFluxes].annotate(batch(large[None, 16:-16, 16:-16])),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (5, 3, [1, 2, 3]),
+        (4, 3, [0, 1, 2]),
+        (3, 3, [0, 1, 2]),
+        (2, 4, [np.nan, 0, 1, np.nan]),
+        (2, 3, [np.nan, 0, 1]),
+    ],
+)
+def test_cutouts_are_cut_or_padded_about_their_centre_and_never_resampled(
+    old: int, new: int, expected: list[float]
+) -> None:
+    rows = np.repeat(np.arange(old, dtype=np.int16)[None, :, None], old, axis=2)
+
+    found = central(rows, new)
+
+    middle = new // 2
+    np.testing.assert_array_equal(found[0, :, middle], np.array(expected, np.float32))
+    assert np.array_equal(np.isnan(found), np.isnan(found.transpose(0, 2, 1)))
+
+
+@pytest.mark.parametrize("annotator", LIGHT)
+def test_a_missing_border_is_flagged_and_taken_as_sky(
+    annotator: type[LightAnnotator], loaded: dict[type[LightAnnotator], LightAnnotator]
+) -> None:
+    size = annotator.inputs.size
+    small = cutout(size=size)[None, 3:-4, 3:-4]
+    outside = np.array([int(CutoutFlag.PARTLY_OUTSIDE)], np.int32)
+
+    of_small = loaded[annotator].annotate(batch(small))
+    of_edge = loaded[annotator].annotate(batch(cutout(size=size)[None], cutout_flags=outside))
+
+    assert of_small["flags"].tolist() == [PictureFlag.PARTIAL]
+    assert of_edge["flags"].tolist() == [PictureFlag.PARTIAL]
+    assert of_small["sep_detections"].tolist() == [2]
+
+
+def obstructed(size: int) -> NDArray[np.float32]:
+    """A clean pair, three galaxies, one at the edge, and one with a flat core, (4, size, size)."""
+    images = np.stack([cutout(size=size, seed=seed) for seed in range(4)])
+    images[1] += cutout(dx=-18, flux=(0, 6000), size=size, seed=9)
+    images[2] = cutout(dx=size / 2 - 2, size=size)
+    images[3] = np.minimum(images[3], 120)
+    return images
+
+
+@pytest.mark.parametrize("annotator", LIGHT)
+def test_what_the_network_was_not_made_for_is_flagged_and_measured_all_the_same(
+    annotator: type[LightAnnotator], loaded: dict[type[LightAnnotator], LightAnnotator]
+) -> None:
+    found = loaded[annotator].annotate(batch(obstructed(annotator.inputs.size)))
+
+    assert found["flags"].tolist() == [
+        0,
+        LightFlag.MORE_THAN_TWO,
+        LightFlag.CUT_OFF,
+        LightFlag.SATURATED,
+    ]
+    assert np.isfinite(found[annotator.outputs[0].column]).all()
+
+
+def test_fluxes_of_sep_are_calibrated_and_null_where_it_finds_nothing(
+    loaded: dict[type[LightAnnotator], LightAnnotator],
+) -> None:
+    noise = np.random.default_rng(1).normal(size=(128, 128)).astype(np.float32)
+    single = cutout(flux=(9000, 0))
+
+    found = loaded[PairFluxes].annotate(batch(np.stack([cutout(), single, noise])))
+
+    assert found["sep_detections"].tolist() == [2, 1, 0]
+    assert np.isnan(found["sep_flux_central"]).tolist() == [False, False, True]
+    assert np.isnan(found["sep_flux_companion"]).tolist() == [False, True, True]
+    assert found["sep_flux_central"][:2] == pytest.approx(9000 * SEP_CALIBRATION, rel=0.05)
+    assert found["sep_flux_companion"][0] == pytest.approx(5000 * SEP_CALIBRATION, rel=0.05)
+
+
+def test_the_separation_is_in_arcsec_and_null_without_a_companion_which_a_flag_says(
+    loaded: dict[type[LightAnnotator], LightAnnotator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from models.pair_flux import PairFluxes as Said
+
+    masks = np.zeros((2, 128, 128, 2), bool)
+    masks[:, 60, 60, 0] = masks[0, 60, 70, 1] = True
+    ones = np.ones((2, 2), np.float32)
+    said = Said(ones, ones, masks, np.array([10, np.nan], np.float32))
+    monkeypatch.setattr(loaded[PairFluxes], "_predict", lambda *_: said)
+
+    found = loaded[PairFluxes].annotate(batch(np.stack([cutout()] * 2), pixel_scale=0.3))
+
+    assert found["separation"][0] == pytest.approx(3.0)
+    assert np.isnan(found["separation"][1])
+    assert found["flags"].tolist() == [0, PairFluxFlag.NO_COMPANION]
+
+
+def test_masks_are_packed_central_first_and_lowest_row_first() -> None:
+    masks = np.random.default_rng(2).random((3, 8, 8, 2)) < 0.5
+
+    found = packed(masks, 3)
+
+    for row, mask in zip(found, masks, strict=True):
+        assert len(row) == 2 * 8 * 8 / 8
+        bits = np.unpackbits(np.frombuffer(row, np.uint8)).reshape(2, 8, 8)
+        np.testing.assert_array_equal(bits, np.moveaxis(mask, -1, 0))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "build", "given"),
+    [
+        ("unet", {}, {"masks"}),
+        ("blend2flux", {"width": 2}, {"flux_central", "flux_companion"}),
+    ],
+)
+def test_a_published_network_leaves_null_what_it_does_not_give(
+    tmp_path: Path,
+    cards: Cards,
+    architecture: str,
+    build: dict[str, int],
+    given: set[str],
+) -> None:
+    from models import pair_flux, registry
+
+    path = tmp_path / "published.weights.h5"
+    pair_flux.build(architecture, **build).save_weights(path)
+    file = {"weights": str(path), "sha256": registry.sha256(path), "build": build}
+    published = load(PairFluxes, cards, name=f"{architecture}.tiny", **file)
+
+    found = published.annotate(batch(cutout()[None]))
+
+    of_network = {"flux_central", "flux_central_err", "flux_companion", "flux_companion_err"}
+    assert {name for name in of_network if np.isfinite(found[name]).all()} == given - {"masks"}
+    assert (found["masks"][0] is not None) == ("masks" in given)
+
+
+@pytest.mark.parametrize("annotator", LIGHT)
+def test_a_card_says_in_which_band_and_on_which_scale_its_fluxes_are(
+    annotator: type[LightAnnotator],
+) -> None:
+    described = annotator.description({"inputs": {"bands": ["i"]}})
+
+    fluxes = [each for each in described["outputs"] if each["ucd"] == "phot.flux"]
+    assert len(fluxes) == (4 if annotator is PairFluxes else 0)
+    for each in fluxes:
+        assert each["unit"] == "nJy"
+        assert "in band i; AB magnitude is 31.4 - 2.5 log10(flux)" in each["description"]
+
+
+def make_pairs(engine: Engine, n: int, root: Path) -> list[int]:
+    """A catalog with cutouts of n pairs in nJy; the ids of the sources."""
+    with Session(engine, expire_on_commit=False) as session:
+        catalog = make_catalog(session)
+        values = {"bands": ["r"], "unit": "nJy", "dtype": "float32", "size": 128}
+        cutout_set = make_cutout_set(session, catalog, **values)
+        ids = [source.id for source in make_sources(session, n, catalog)]
+        session.commit()
+    with cutouts.Writer(engine, root, cutout_set) as writer:
+        for seed, source_id in enumerate(ids):
+            writer.append(source_id, cutout(14.0 + seed, seed=seed)[..., None])
+    return ids
+
+
+def runner(engine: Engine, cards: Cards) -> Runner:
+    """A worker of both annotators that stops when nothing is left."""
+    found = make_runner(engine, LIGHT)
+    found.station.cards = cards
+    return found
+
+
+@pytest.mark.usefixtures("environment")
+def test_every_source_gets_one_row_of_each_with_what_was_said(engine: Engine, cards: Cards) -> None:
+    ids = make_pairs(engine, 3, pixel_store())
+
+    tallies = [runner(engine, cards).run() for _ in range(2)]
+
+    assert [tally.n_annotated for tally in tallies] == [6, 0]
+    with Session(engine) as session:
+        blends = session.scalars(sa.select(Blend).order_by(Blend.source_id)).all()
+        pairs = session.scalars(sa.select(PairFlux).order_by(PairFlux.source_id)).all()
+    assert [row.source_id for row in blends] == [row.source_id for row in pairs] == ids
+    assert {(row.sep_is_blend, row.sep_detections, row.flags) for row in blends} == {(True, 2, 0)}
+    for row in pairs:
+        assert row.sep_flux_central == pytest.approx(9000 * SEP_CALIBRATION, rel=0.05)
+        assert row.masks is not None
+        assert len(row.masks) == 2 * 128 * 128 // 8
