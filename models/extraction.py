@@ -8,7 +8,7 @@ so. Fluxes are in the unit of the pixels and not calibrated: multiply by a facto
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ CENTRAL_WITHIN = 0.5  # half-light radii, of a lone detection from the middle (b
 CORE = 2  # pixels to each side of the middle where a pixel without value means saturation
 PLATEAU = 4  # touching pixels of exactly the same, highest value
 PLATEAU_HEIGHT = 10.0  # σ above the median
+NO_NOISE = 1.0  # what sep says of a background without noise, in any unit
 LEAST_RADIUS = 1.75  # pixels, of an AUTO aperture
 THIRD = 0.1  # share of all detected light that makes a third detection a galaxy, not a knot
 OBSTACLES = ("more_than_two", "cut_off", "saturated")
@@ -304,7 +305,8 @@ class _Cutout:
         self.rms = 0.0
         if values.any():
             background = sep.Background(self.image, mask=self.mask)
-            self.rms = float(background.globalrms)
+            noise = float(background.globalrms)
+            self.rms = 0.0 if noise == NO_NOISE else noise
             if subtract:
                 self.image = np.asarray(self.image - background.back(), np.float32)
 
@@ -321,16 +323,14 @@ class _Cutout:
         if not self.rms > 0:
             return _Found(self, settings, np.zeros(0), np.zeros(self.image.shape, np.int32))
         try:
-            objects, segments = self._extracted(settings, settings.contrast)
+            objects, segments = self._extracted(settings)
         except Exception as error:  # sep raises no class of its own
             if "deblending overflow" not in str(error):
                 raise
-            objects, segments = self._extracted(settings, 1.0)  # of a thousand pieces make one
+            objects, segments = self._extracted(replace(settings, levels=1))  # without deblending
         return _Found(self, settings, objects, segments)
 
-    def _extracted(
-        self, settings: Settings, contrast: float
-    ) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    def _extracted(self, settings: Settings) -> tuple[NDArray[Any], NDArray[np.int32]]:
         import sep
 
         return sep.extract(
@@ -339,7 +339,7 @@ class _Cutout:
             mask=self.mask,
             minarea=settings.min_area,
             deblend_nthresh=settings.levels,
-            deblend_cont=contrast,
+            deblend_cont=settings.contrast,
             segmentation_map=True,
         )
 
