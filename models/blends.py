@@ -16,6 +16,7 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from models import representations
+from models.pixels import SKY_LEVEL, resize
 from models.representations import MeanOfViews
 
 SIZE = 64  # pixel
@@ -24,14 +25,12 @@ TURNS = 8  # ways to turn and mirror a square
 LAPLACE_TO_NOISE = 1 / (6 * 0.6745)  # median absolute Laplacian of white noise, to its sigma
 SOFTENING = 1.5  # where the stretch turns from linear to logarithmic [noise]
 FAINTEST, BRIGHTEST = -6.0, 1e4  # what becomes the ends of the stretch [noise above the sky]
-GREY_SKY = 32.0  # what the sky becomes in a picture for the encoder, of 255
 
 
 def build(architecture: str = "residual", **options: Any) -> keras.Model:
     """Build a network with fresh weights.
 
-    Every network takes cutouts of shape (n, 64, 64) of one band in any linear unit, scales them
-    itself, and gives P(blend) as (n, 1).
+    Every network takes what `SHOWN` makes of cutouts, and gives P(blend) as (n, 1).
 
     Parameters
     ----------
@@ -65,16 +64,16 @@ def predict(
     """
     if pixels.ndim != 3 or pixels.shape[1:] != (SIZE, SIZE):
         raise ValueError(f"cutouts must have shape (n, {SIZE}, {SIZE}), not {pixels.shape}")
-    found = [np.empty(0, np.float32)]
+    shown, found = SHOWN[model.name], [np.empty(0, np.float32)]
     for start in range(0, len(pixels), batch_size):
         part = np.asarray(pixels[start : start + batch_size], np.float32)
-        p = model.predict_on_batch(_padded(part, batch_size))
+        p = model.predict_on_batch(_padded(shown(part), batch_size))
         found.append(np.asarray(p, np.float32)[: len(part), 0])
     return np.concatenate(found)
 
 
 def _padded(part: NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
-    """Repeat the last cutout up to the size of a batch: every other length is compiled anew."""
+    """Repeat the last picture up to the size of a batch: every other length is compiled anew."""
     return np.concatenate([part, np.repeat(part[-1:], batch_size - len(part), axis=0)])
 
 
@@ -101,8 +100,8 @@ def residual(
     ----------
     He et al. (2016), CVPR, 770 (the blocks).
     """
-    pixels = keras.Input((SIZE, SIZE), name="pixels")
-    seen = Views(views, name="views")(NoiseStretch(name="stretch")(pixels))  # (8 n, 64, 64)
+    picture = keras.Input((SIZE, SIZE), name="picture")
+    seen = Views(views, name="views")(picture)  # (8 n, 64, 64)
     x = ops.reshape(seen, (-1, SIZE // 2, 2, SIZE // 2, 2))
     x = ops.transpose(x, (0, 1, 3, 2, 4))
     x = ops.reshape(x, (-1, SIZE // 2, SIZE // 2, 4))  # (8 n, 32, 32, 4), no pixel is lost
@@ -118,7 +117,7 @@ def residual(
     p = layers.Activation("sigmoid", dtype="float32", name="probability")(
         (logit + offset) / temperature
     )
-    return keras.Model(pixels, p, name="residual")
+    return keras.Model(picture, p, name="residual")
 
 
 def _convolution(x: Any, filters: int, stride: int = 1) -> Any:
@@ -131,7 +130,7 @@ def vgg16(hidden: int = 512, weights: str | None = None) -> keras.Model:
 
     The head has 656,641 parameters, or 788,737 with hidden = 1024; VGG16 has 14,714,688 more. Its
     first dense layer is linear, as published. Cutouts are folded at zero and scaled to their
-    brightest pixel: `EightBit`.
+    brightest pixel: `eight_bit`.
 
     Parameters
     ----------
@@ -149,10 +148,10 @@ def vgg16(hidden: int = 512, weights: str | None = None) -> keras.Model:
     ----------
     Farrens et al. (BlendHunter); Simonyan & Zisserman (2015), ICLR.
     """
-    pixels = keras.Input((SIZE, SIZE), name="pixels")
+    picture = keras.Input((SIZE, SIZE, 3), name="picture")
     body = _vgg16_body(weights)
     body.trainable = False
-    return _with_head(pixels, body(EightBit(name="picture")(pixels)), hidden, "vgg16")
+    return _with_head(picture, body(picture), hidden, "vgg16")
 
 
 def _vgg16_body(weights: str | None) -> keras.Model:
@@ -179,17 +178,18 @@ def encoder(hidden: int = 512, view: str = "rings", views: int = 2) -> keras.Mod
         As the card of the encoder says (`representations.efficientnetb0`); its weights are
         put in by the training.
     """
-    pixels = keras.Input((SIZE, SIZE), name="pixels")
+    side = representations.SIZE
+    picture = keras.Input((side, side, 3), name="picture")
     body = representations.build("efficientnetb0", view=view, views=views)
     body.name = "body"
     body.trainable = False
-    embedding, _ = body(GreyPicture(name="picture")(pixels))  # (n, 1280)
-    return _with_head(pixels, embedding, hidden, "encoder")
+    embedding, _ = body(picture)  # (n, 1280)
+    return _with_head(picture, embedding, hidden, "encoder")
 
 
-def _with_head(pixels: Any, found: Any, hidden: int, name: str) -> keras.Model:
+def _with_head(picture: Any, found: Any, hidden: int, name: str) -> keras.Model:
     features = layers.Flatten(name="features")(found)  # (n, 2048 | 1280)
-    return keras.Model(pixels, _head(features.shape[-1], hidden)(features), name=name)
+    return keras.Model(picture, _head(features.shape[-1], hidden)(features), name=name)
 
 
 def _head(length: int, hidden: int) -> keras.Model:
@@ -202,7 +202,7 @@ def _head(length: int, hidden: int) -> keras.Model:
     return keras.Model(features, p, name="head")
 
 
-def measured(pixels: Any) -> tuple[Any, Any]:
+def measured(pixels: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cutouts (n, 64, 64) above their sky, and the noise of each.
 
     The sky is the median; a pixel without value becomes sky. The noise is the median absolute
@@ -211,67 +211,58 @@ def measured(pixels: Any) -> tuple[Any, Any]:
 
     Returns
     -------
-    tensors, shapes (n, 64, 64) and (n, 1, 1)
+    ndarrays of float32, shapes (n, 64, 64) and (n, 1, 1)
 
     References
     ----------
     Immerkær (1996), Comput. Vis. Image Underst. 64, 300 (the mask).
     """
-    known = ops.isfinite(pixels)
-    flat = ops.reshape(ops.where(known, pixels, np.inf), (-1, SIZE * SIZE))
-    n_known = ops.sum(ops.cast(ops.reshape(known, (-1, SIZE * SIZE)), "int32"), 1, keepdims=True)
-    sky = ops.take_along_axis(ops.sort(flat, axis=1), ops.maximum(n_known - 1, 0) // 2, axis=1)
-    sky = ops.where(n_known > 0, sky, 0.0)[:, :, None]  # (n, 1, 1)
-    light = ops.where(known, pixels - sky, 0.0)
+    known = np.isfinite(pixels)
+    ordered = np.sort(np.where(known, pixels, np.inf).reshape(-1, SIZE * SIZE), axis=1)
+    middle = np.maximum(known.sum(axis=(1, 2)) - 1, 0) // 2
+    sky = np.take_along_axis(ordered, middle[:, None], axis=1)
+    sky = np.where(np.isfinite(sky), sky, 0)[:, :, None]  # (n, 1, 1)
+    light = np.where(known, pixels, sky).astype(np.float32) - sky.astype(np.float32)
     across = light[:, :, 2:] - 2 * light[:, :, 1:-1] + light[:, :, :-2]
     laplace = across[:, 2:] - 2 * across[:, 1:-1] + across[:, :-2]  # (n, 62, 62)
-    ordered = ops.sort(ops.reshape(ops.abs(laplace), (-1, (SIZE - 2) ** 2)), axis=1)
-    noise = LAPLACE_TO_NOISE * ordered[:, (SIZE - 2) ** 2 // 2][:, None, None]
-    scatter = ops.sqrt(ops.mean(light * light, axis=(1, 2), keepdims=True))
-    noise = ops.where(noise > 0, noise, scatter)
-    return light, ops.where(noise > 0, noise, 1.0)
+    noise = LAPLACE_TO_NOISE * np.median(np.abs(laplace), axis=(1, 2))[:, None, None]
+    noise = np.where(noise > 0, noise, light.std(axis=(1, 2), keepdims=True))
+    return light, np.where(noise > 0, noise, 1).astype(np.float32)
 
 
-@keras.saving.register_keras_serializable("skygloss")
-class NoiseStretch(layers.Layer):
-    """Light in units of the noise, compressed by asinh: no unit, exposure or survey is left."""
+def noise_stretch(pixels: NDArray[np.floating]) -> NDArray[np.float32]:
+    """What `residual` is shown: light in units of the noise, compressed by asinh.
 
-    def call(self, pixels: Any) -> Any:
-        """(n, 64, 64) in any unit gives the same shape, some -1 to 5."""
-        light, noise = measured(pixels)
-        return 0.5 * ops.arcsinh(ops.clip(light / noise, FAINTEST, BRIGHTEST) / SOFTENING)
+    No unit, exposure or survey is left. Cutouts (n, 64, 64) become the same shape, some -1 to 5.
+    """
+    light, noise = measured(pixels)
+    return np.arcsinh(np.clip(light / noise, FAINTEST, BRIGHTEST) / SOFTENING) / 2
 
 
-@keras.saving.register_keras_serializable("skygloss")
-class GreyPicture(layers.Layer):
+def grey_picture(pixels: NDArray[np.floating]) -> NDArray[np.float32]:
     """What the encoder of representations is shown: grey, 128 pixels, 0 to 255.
 
     The sky is as dark as in the pictures it learnt from, noise stays faintly visible, and the
-    stretch is logarithmic above. Pixels are doubled by interpolation: it knows pictures of that
-    size only.
+    stretch is logarithmic above. Pixels are doubled by interpolation, since it knows pictures of
+    that size only. Cutouts (n, 64, 64) become (n, 128, 128, 3).
     """
-
-    def call(self, pixels: Any) -> Any:
-        """(n, 64, 64) gives (n, 128, 128, 3)."""
-        light, noise = measured(pixels)
-        span = float(np.arcsinh(BRIGHTEST / 10 / SOFTENING))
-        grey = GREY_SKY + (255 - GREY_SKY) * ops.arcsinh(light / noise / SOFTENING) / span
-        side = representations.SIZE
-        large = ops.image.resize(ops.clip(grey, 0, 255)[..., None], (side, side))
-        return ops.repeat(large, 3, axis=-1)
+    light, noise = measured(pixels)
+    span = np.arcsinh(BRIGHTEST / 10 / SOFTENING)
+    grey = SKY_LEVEL + (255 - SKY_LEVEL) * np.arcsinh(light / noise / SOFTENING) / span
+    large = resize(np.clip(grey, 0, 255)[..., None], representations.SIZE)
+    return np.repeat(large, 3, axis=-1).astype(np.float32)
 
 
-@keras.saving.register_keras_serializable("skygloss")
-class EightBit(layers.Layer):
-    """The published picture: |pixel| * 255 / brightest pixel as whole numbers, over 255."""
+def eight_bit(pixels: NDArray[np.floating]) -> NDArray[np.float32]:
+    """What `vgg16` is shown, as published: |pixel| * 255 / brightest pixel in 8 bit, over 255.
 
-    def call(self, pixels: Any) -> Any:
-        """(n, 64, 64) gives (n, 64, 64, 3) from 0 to 1."""
-        pixels = ops.where(ops.isfinite(pixels), pixels, 0.0)
-        brightest = ops.max(pixels, axis=(1, 2), keepdims=True)
-        folded = ops.abs(pixels) * 255 / ops.where(brightest > 0, brightest, 1.0)
-        grey = ops.floor(ops.clip(folded, 0, 255)) / 255
-        return ops.repeat(grey[..., None], 3, axis=-1)
+    Cutouts (n, 64, 64) become (n, 64, 64, 3) from 0 to 1; a pixel without value becomes 0.
+    """
+    known = np.where(np.isfinite(pixels), pixels, 0)
+    brightest = known.max(axis=(1, 2), keepdims=True)
+    folded = np.abs(known) * 255 / np.where(brightest > 0, brightest, 1)
+    grey = np.floor(np.clip(folded, 0, 255)) / 255
+    return np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
 
 
 @keras.saving.register_keras_serializable("skygloss")
@@ -301,4 +292,9 @@ ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "residual": residual,
     "vgg16": vgg16,
     "encoder": encoder,
+}
+SHOWN: dict[str, Callable[[NDArray[np.floating]], NDArray[np.float32]]] = {
+    "residual": noise_stretch,
+    "vgg16": eight_bit,
+    "encoder": grey_picture,
 }

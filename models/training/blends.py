@@ -48,11 +48,12 @@ class Preset:
     architecture: str
     options: dict[str, Any] = field(default_factory=dict)
     n_parents: int = 16_000
-    rounds: int = 200
+    rounds: int = 150
     round_size: int = 4096
     batch: int = 128
     learning_rate: float = 2e-3
     noise: tuple[float, float] = (1.5, 40.0)  # sigma, log-uniform from .. to [nJy per pixel]
+    deep: float = 0.2  # share of parents as a deep field from space shows them
     crowded: float = 0.25
     crowded_offset: int = 8
     n_checked: int = 2048  # cutouts of held-out galaxies that measure each round
@@ -102,15 +103,24 @@ class Trained:
 
 
 def simulated(preset: Preset, seed: int, progress: Progress | None = None) -> Parents:
-    """The parents that a preset learns from where the user has none."""
-    return blender.simulate_parents(
-        preset.n_parents,
-        seed,
-        size=PARENT_SIZE,
-        fwhm=FWHM,
-        population=BLENDS.population,
-        progress=progress,
-    )
+    """The parents that a preset learns from where the user has none, of two surveys."""
+    n_deep = int(preset.deep * preset.n_parents)
+    surveys = ((BLENDS.population, preset.n_parents - n_deep), (blender.DEEP, n_deep))
+    parts = [
+        blender.simulate_parents(
+            n,
+            seed,
+            size=PARENT_SIZE,
+            fwhm=FWHM,
+            population=population,
+            first=first,
+            progress=progress,
+        )
+        for first, (population, n) in zip((0, preset.n_parents), surveys, strict=True)
+    ]
+    arrays = ("light", "flux", "radius", "kind", "fwhm", "noise")
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
+    return Parents(**whole, ids=parts[0].ids + parts[1].ids)
 
 
 def train(
@@ -183,14 +193,18 @@ class Sky:
         return pixels[order], truth[order]
 
     def rounds(self, first: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """All rounds from the first on; while one is learnt, the next is drawn."""
+        """What the network is shown, from a round on; while one is learnt, the next is drawn."""
         with ThreadPoolExecutor(1) as pool:
-            following = pool.submit(self.round, first)
+            following = pool.submit(self._shown, first)
             for number in range(first, self.preset.rounds):
                 current = following.result()
                 if number + 1 < self.preset.rounds:
-                    following = pool.submit(self.round, number + 1)
+                    following = pool.submit(self._shown, number + 1)
                 yield current
+
+    def _shown(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        pixels, truth = self.round(number)
+        return blends.SHOWN[self.preset.architecture](pixels), truth
 
     def checked(self, n: int, first: int = 0) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Cutouts (n, 64, 64) of galaxies that were held out, and which half of them are blends."""
@@ -238,8 +252,8 @@ def _train_all(
     if progress and done:
         progress(done)
     checked, is_blend = sky.checked(preset.n_checked)
-    for number, (pixels, truth) in enumerate(sky.rounds(done), start=done + 1):
-        model.fit(pixels, truth, batch_size=preset.batch, shuffle=False, verbose=0)
+    for number, (pictures, truth) in enumerate(sky.rounds(done), start=done + 1):
+        model.fit(pictures, truth, batch_size=preset.batch, shuffle=False, verbose=0)
         history.append(_row(number, is_blend, blends.predict(model, checked)))
         if kept and folder and (number % KEEP == 0 or number == preset.rounds):
             write_history(history, folder)
@@ -296,8 +310,8 @@ def _train_head(
     body = keras.Model(model.input, model.get_layer("features").output)
     pixels, truth = sky.round(0)
     checked, is_blend = sky.checked(preset.n_checked)
-    features = _features(body, pixels, progress)
-    checked = _features(body, checked, progress)
+    shown = blends.SHOWN[preset.architecture]
+    features, checked = (_features(body, shown, each, progress) for each in (pixels, checked))
     head = model.get_layer("head")
     head.compile(keras.optimizers.Adam(preset.learning_rate), "binary_crossentropy")
     found = head.fit(
@@ -330,12 +344,16 @@ def _fill_encoder(model: keras.Model) -> None:
 
 
 def _features(
-    body: keras.Model, pixels: NDArray[np.float32], progress: Progress | None
+    body: keras.Model,
+    shown: Callable[[NDArray], NDArray[np.float32]],
+    pixels: NDArray[np.float32],
+    progress: Progress | None,
 ) -> NDArray[np.float32]:
-    """What a frozen network makes of cutouts, (n, d)."""
+    """What a frozen network makes of what it is shown of cutouts, (n, d)."""
     found = []
     for start in range(0, len(pixels), PART):
-        found.append(body.predict(pixels[start : start + PART], batch_size=64, verbose=0))
+        pictures = shown(pixels[start : start + PART])
+        found.append(body.predict(pictures, batch_size=64, verbose=0))
         if progress:
             progress(1)
     return np.concatenate(found)

@@ -218,11 +218,12 @@ class Checkpoints:
     it, so that a process killed in between leaves the state before.
     """
 
-    def __init__(self, folder: Path, preset: Preset, seed: int, inputs: NDArray) -> None:
+    def __init__(self, folder: Path, preset: Any, seed: int, inputs: NDArray) -> None:
         """Find the folder, or make it; what is in it must come from the same three."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.log = folder, folder / "training.json"
-        self.training = {"preset": asdict(preset), "seed": seed, "inputs": _identity(inputs)}
+        facts = {"preset": asdict(preset), "seed": seed, "inputs": _identity(inputs)}
+        self.training = json.loads(json.dumps(facts))  # as it is read again: tuples are lists
 
     def resume(self, network: keras.Model) -> int:
         """Rounds already done; their weights are loaded.
