@@ -106,6 +106,24 @@ def test_n_and_p_turn_pages(page: Page) -> None:
     expect(page.locator(".card")).to_have_count(48)
 
 
+def test_masks_are_hidden_and_shown_by_key_apart_from_the_marks(page: Page, site: Site) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(f"/sources/{site.number(40)}")
+    masks, marks = page.locator("svg.masks"), page.locator("svg.overlay")
+    expect(masks).to_be_visible()
+    width = page.evaluate("document.documentElement.scrollWidth")
+
+    press(page, "Shift+M")
+
+    expect(masks).to_be_hidden()
+    expect(marks).to_be_visible()
+    press(page, "m")
+    press(page, "Shift+M")
+    expect(masks).to_be_visible()
+    expect(marks).to_be_hidden()
+    assert width <= 360
+
+
 def test_the_chosen_theme_is_remembered(page: Page) -> None:
     page.goto("/sources")
     light = background(page)
