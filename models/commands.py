@@ -44,7 +44,7 @@ def train_shreds(data: Path, out: Path, preset: str, seed: int, half: bool) -> N
 
     Writes the weights (float16), the pictures seen, and a card to paste into weights.toml.
     """
-    with _explained():
+    with explained():
         from models.evaluation.shreds import write_fingerprints
         from models.labelled import read_folder
         from models.training import shreds as training
@@ -90,7 +90,7 @@ def evaluate_shreds(
 
     Sources a version was trained on are left out; if none remain, that is an error.
     """
-    with _explained():
+    with explained():
         from models.evaluation import report, shreds
         from models.labelled import read_folder
         from models.training.shreds import PRESETS as RECIPES
@@ -131,7 +131,7 @@ def train_representations(data: Path, out: Path, preset: str, start: str | None,
     Writes the weights (float16), the pictures seen, and a card to paste into weights.toml; beside
     them those of the simulated sky alone, to cross-validate from. An interrupted training goes on.
     """
-    with _explained():
+    with explained():
         from models.evaluation.shreds import write_fingerprints
         from models.labelled import read_folder
         from models.training import representations as training
@@ -183,7 +183,7 @@ def evaluate_representations(
 
     Sources a version was trained on are left out; if too few remain, that is an error.
     """
-    with _explained():
+    with explained():
         from models.evaluation import neighbours_report
         from models.evaluation import representations as judging
         from models.labelled import read_folder
@@ -271,7 +271,7 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turn an expected error into one line and exit code 1."""
     try:
         yield

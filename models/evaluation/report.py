@@ -5,24 +5,27 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from models import scores
-from models.evaluation.shreds import Evaluation
+
+if TYPE_CHECKING:
+    from models.evaluation.shreds import Evaluation
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#8a6fb0")  # told apart by any eye
 INK = {"light": "#1d2330", "dark": "#e4e8f0"}
 PAPER = {"light": "#ffffff", "dark": "#12161f"}
 N_MISTAKES = 24
 
-Plot = Callable[[Evaluation, str], Figure]
+Plot = Callable[["Evaluation", str], Figure]
 
 
 def write(evaluation: Evaluation, folder: Path) -> Path:
@@ -110,14 +113,37 @@ MISTAKES = (
 )
 
 
-def plane(theme: str, x: str, y: str, size: tuple[float, float] = (6, 4.6)) -> tuple[Figure, Axes]:
-    """An empty plot with labelled axes, dressed for a theme; its size is in inches."""
+def plane(theme: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """An empty plot with labelled axes, dressed for a theme."""
+    figure, (axes,) = planes(theme, 1, 1, (6, 4.6))
+    name_axes(axes, theme, x, y)
+    return figure, axes
+
+
+def planes(
+    theme: str, rows: int, columns: int, size: tuple[float, float], **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Several empty plots in one, row by row, dressed for a theme.
+
+    Parameters
+    ----------
+    size : tuple of float
+        Width and height of all [inch].
+    **options
+        Of `matplotlib.figure.Figure.subplots`.
+    """
     figure = Figure(figsize=size, layout="constrained", facecolor=PAPER[theme])
-    axes = figure.subplots()
+    each = figure.subplots(rows, columns, squeeze=False, **options).ravel().tolist()
+    for axes in each:
+        dress(axes, theme)
+    return figure, each
+
+
+def name_axes(axes: Axes, theme: str, x: str, y: str, title: str = "") -> None:
+    """Say what the axes are, and what is shown, in the colours of a theme."""
     axes.set_xlabel(x, color=INK[theme])
     axes.set_ylabel(y, color=INK[theme])
-    dress(axes, theme)
-    return figure, axes
+    axes.set_title(title, color=INK[theme], fontsize="medium")
 
 
 def dress(axes: Axes, theme: str) -> None:
@@ -127,6 +153,16 @@ def dress(axes: Axes, theme: str) -> None:
     axes.grid(alpha=0.15, color=INK[theme])
     for spine in axes.spines.values():
         spine.set_color(INK[theme])
+
+
+def show_light(axes: Axes, pixels: NDArray[np.float32]) -> None:
+    """A cutout in units of its noise, compressed by asinh; no ticks."""
+    light = pixels - np.median(pixels)
+    noise = 1.4826 * np.median(np.abs(light)) or 1.0
+    axes.imshow(np.arcsinh(light / noise / 2), cmap="gray", origin="lower", vmin=-1)
+    axes.grid(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
 def legend(axes: Axes, theme: str, place: Any, title: str, **options: Any) -> None:
@@ -166,7 +202,12 @@ def _mistakes(evaluation: Evaluation) -> bytes | None:
     return buffer.getvalue()
 
 
-def figure_block(images: dict[str, bytes], caption: str) -> str:
+def plot_block(plot: Callable[[str], Figure], caption: str, wide: bool = False) -> str:
+    """HTML of a plot, drawn for both themes, with its caption; as broad as the page if wide."""
+    return figure_block({theme: png(plot(theme), theme) for theme in INK}, caption, wide)
+
+
+def figure_block(images: dict[str, bytes], caption: str, wide: bool = False) -> str:
     """HTML of a picture with its caption, light or dark as the reader's screen is."""
     uri = {
         theme: "data:image/png;base64," + base64.b64encode(data).decode()
@@ -176,28 +217,39 @@ def figure_block(images: dict[str, bytes], caption: str) -> str:
     if uri["dark"] != uri["light"]:
         dark = f'<source srcset="{uri["dark"]}" media="(prefers-color-scheme: dark)">'
     text = html.escape(caption)
+    picture = f'<picture>{dark}<img src="{uri["light"]}" alt="{text}"></picture>'
     return (
-        f'<figure><picture>{dark}<img src="{uri["light"]}" alt="{text}"></picture>'
-        f"<figcaption>{text}</figcaption></figure>"
+        f"<figure{' class=wide' if wide else ''}>{picture}<figcaption>{text}</figcaption></figure>"
     )
 
 
 def _table(evaluation: Evaluation) -> str:
     names = list(evaluation.opinions[0].intervals)
-    head = "".join(f"<th scope=col>{name.replace('_', ' ')}</th>" for name in names)
-    body = ""
-    for opinion in evaluation.opinions:
-        cells = "".join(f"<td>{_cell(opinion.intervals[name])}</td>" for name in names)
-        body += f"<tr><th scope=row>{html.escape(opinion.name)}</th>{cells}</tr>"
-    return f"<table><thead><tr><th scope=col>classifier</th>{head}</tr></thead>{body}</table>"
+    rows = [
+        [html.escape(opinion.name), *(cell(opinion.intervals[name]) for name in names)]
+        for opinion in evaluation.opinions
+    ]
+    return table_block(["classifier", *(name.replace("_", " ") for name in names)], rows)
 
 
-def _cell(interval: scores.Interval) -> str:
-    if np.isnan(interval.value):
+def cell(interval: scores.Interval, digits: int = 3, factor: float = 1) -> str:
+    """HTML of a number with its interval below, times a factor; a dash where there is none."""
+    value, low, high = (x * factor for x in (interval.value, interval.low, interval.high))
+    if np.isnan(value):
         return "–"
-    if np.isnan(interval.low):
-        return f"{interval.value:.3f}"
-    return f"{interval.value:.3f} <small>{interval.low:.3f} to {interval.high:.3f}</small>"
+    if np.isnan(low):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} <small>{low:.{digits}f} to {high:.{digits}f}</small>"
+
+
+def table_block(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """HTML of a table; the first of each row is its heading, cells may hold HTML."""
+    top = "".join(f"<th scope=col>{each}</th>" for each in head)
+    body = "".join(
+        f"<tr><th scope=row>{first}</th>{''.join(f'<td>{each}</td>' for each in others)}</tr>"
+        for first, *others in rows
+    )
+    return f"<div class=scroll><table><thead><tr>{top}</tr></thead>{body}</table></div>"
 
 
 def _page(evaluation: Evaluation, sections: list[str]) -> str:
@@ -208,7 +260,7 @@ def _page(evaluation: Evaluation, sections: list[str]) -> str:
 <p>{facts["n_galaxies"]} galaxies and {facts["n_shreds"]} shreds in {facts["n_groups"]} groups.
 A source is called a shred from probability 0.5; the shred is the positive class. Intervals are
 95 %, by resampling whole groups.</p>
-<div class=scroll>{_table(evaluation)}</div>
+{_table(evaluation)}
 <div class=plots>{"".join(sections)}</div>
 <footer>Labels SHA-256 {facts["labels_sha256"]}</footer>""",
     )
@@ -235,7 +287,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .4rem .5rem; border-bottom: 1px solid var(--line) }
 td small { display: block; opacity: .75; white-space: nowrap }
-.scroll { overflow-x: auto } figure { margin: 0 }
+.scroll { overflow-x: auto; margin: 1rem 0 } figure { margin: 0 }
+.wide { grid-column: 1 / -1 }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
   gap: 2rem; margin: 2rem 0 } img { max-width: 100%; height: auto }
 figcaption, footer { opacity: .8; font-size: .9rem; overflow-wrap: anywhere }
