@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import blender, camera_light
+from models.blender_files import fits_files
 
 COLUMNS = (
     "id",
@@ -210,7 +211,7 @@ def _read(folder: Path, zero_point: float | None, order: Order) -> None:
     """Read the user's galaxies, and say which files could not be used."""
     from models.commands import progress_bar
 
-    with _explained(), progress_bar("files", sum(1 for _ in folder.rglob("*.fit*"))) as step:
+    with _explained(), progress_bar("files", len(fits_files(folder))) as step:
         parents = blender.read_parents(
             folder, size=PARENT_SIZE, zero_point=zero_point, progress=step
         )

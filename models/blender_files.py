@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ def read_parents(
     ValueError
         No file can be used, or the table has no column `id`.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(SUFFIXES))
+    paths = fits_files(folder)
     told = _read_table(folder / TABLE)
     galaxies: dict[str, _Galaxy] = {}
     rejected: dict[str, str] = {}
@@ -110,6 +112,11 @@ def read_parents(
             f"files can be used{'. ' + reasons if reasons else ''}"
         )
     return _together(galaxies, rejected)
+
+
+def fits_files(folder: Path) -> list[Path]:
+    """FITS files in a folder and the folders in it, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.name.lower().endswith(SUFFIXES))
 
 
 def _together(galaxies: dict[str, _Galaxy], rejected: dict[str, str]) -> Parents:
@@ -165,16 +172,10 @@ def _read(
 
 def _open(path: Path) -> tuple[Map, Any]:
     """First image of a file, and its header."""
-    from astropy.io import fits
-
-    with fits.open(path) as hdus:
-        for hdu in hdus:
-            if hdu.is_image and hdu.header.get("NAXIS") == 2:
-                pixels = np.array(hdu.data, np.float32, order="C")
-                break
-        else:
-            raise _UnusableError("expected an image of two axes, but it has none")
-        header = hdu.header.copy()
+    content = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong with a file is told once, as its rejection
+        pixels, header = _first_image(content)
     if pixels.shape[0] != pixels.shape[1]:
         raise _UnusableError(
             f"expected a square image, but it is {pixels.shape[1]} x {pixels.shape[0]} pixels"
@@ -185,6 +186,20 @@ def _open(path: Path) -> tuple[Map, Any]:
     if np.ptp(pixels) == 0:
         raise _UnusableError(f"expected a galaxy, but every pixel is {pixels.flat[0]:.4g}")
     return pixels, header
+
+
+def _first_image(content: bytes) -> tuple[Map, Any]:
+    from astropy.io import fits
+
+    with fits.open(BytesIO(content)) as hdus:
+        for hdu in hdus:
+            if hdu.is_image and hdu.header.get("NAXIS") == 2:
+                try:
+                    return np.array(hdu.data, np.float32, order="C"), hdu.header.copy()
+                except TypeError as error:  # "buffer is too small for requested array"
+                    message = f"the file is cut short at {len(content)} bytes"
+                    raise _UnusableError(message) from error
+    raise _UnusableError("expected an image of two axes, but it has none")
 
 
 def _factor(header: Any, zero_point: float | None) -> np.float32:
@@ -238,7 +253,7 @@ def _measured(light: Map, found: Any) -> tuple[float, float]:
     shape = ([found["a"]], [found["b"]], [found["theta"]])
     kron, _ = sep.kron_radius(light, *place, *shape, 6.0)
     flux, _, _ = sep.sum_ellipse(light, *place, *shape, 2.5 * np.maximum(kron, 1.4), subpix=5)
-    radius, _ = sep.flux_radius(light, *place, 6.0 * found["a"], 0.5, normflux=flux, subpix=5)
+    radius, _ = sep.flux_radius(light, *place, [6.0 * found["a"]], 0.5, normflux=flux, subpix=5)
     return float(flux[0]), float(radius[0])
 
 
