@@ -146,7 +146,7 @@ def vgg16(hidden: int = 512, weights: str | None = None) -> keras.Model:
 
     References
     ----------
-    Farrens et al. (BlendHunter); Simonyan & Zisserman (2015), ICLR.
+    Farrens et al. (2022), A&A 657, A98 (BlendHunter); Simonyan & Zisserman (2015), ICLR.
     """
     picture = keras.Input((SIZE, SIZE, 3), name="picture")
     body = _vgg16_body(weights)

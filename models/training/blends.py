@@ -416,5 +416,5 @@ def card(trained: Trained, preset: Preset, seed: int, weights: Path, tag: str) -
         },
         metrics_from="Cutouts of galaxies held out of the training, half of them blends.",
         metrics={name: {"value": round(x, 4)} for name, x in trained.metrics.items()},
-        paper="Farrens et al., BlendHunter; He et al. (2016), CVPR, 770",
+        paper="Farrens et al. (2022), A&A 657, A98",
     )
