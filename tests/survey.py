@@ -36,7 +36,12 @@ CARD = {
     "training": {"data": "made-up discs", "n": 617},
     "limits": "Compact background galaxies.",
 }
-LIGHT = {"summary": "Two galaxies.", "inputs": {"bands": ["r"], "size": 16, "unit": "nJy"}}
+LIGHT = {
+    "summary": "Two galaxies.",
+    "inputs": {"bands": ["r"], "size": 16, "unit": "nJy"},
+    "build": {"interval_95": 1.93},
+    "metrics": {"coverage_68": {"value": 0.681}, "flux_mape": {"value": 5.31, "unit": "%"}},
+}
 NOTHING = dict.fromkeys(
     (
         *("flux_central", "flux_central_err", "flux_companion", "flux_companion_err"),

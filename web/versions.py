@@ -14,10 +14,17 @@ from web.errors import Missing
 
 blueprint = Blueprint("versions", __name__)
 
-METRIC_ORDER = ("auc", "accuracy", "completeness", "purity", "specificity")  # jsonb keeps none
+METRIC_ORDER = (  # jsonb keeps none
+    *("auc", "accuracy", "completeness", "purity", "specificity"),
+    *("flux_mape", "outliers", "coverage_68", "coverage_95", "iou"),
+)
 UNITS = {"size": "pixel", "pixel_scale": "arcsec/pixel"}
-METRIC_WORDS = {"auc": "AUC", "brier": "Brier score"}
-ABBREVIATIONS = {"iou": "IoU", "mape": "MAPE", "p": "P", "sep": "sep"}
+METRIC_WORDS = {
+    "brier": "Brier score",
+    "coverage_68": "coverage of the 68 % interval",
+    "coverage_95": "coverage of the 95 % interval",
+}
+ABBREVIATIONS = {"auc": "AUC", "iou": "IoU", "mape": "MAPE"}
 STATE_WORDS = {
     "current": "Its opinions are the ones shown.",
     "candidate": "Registered, but its opinions are not the ones shown.",
@@ -59,6 +66,7 @@ class Metric:
     value: Any
     low: float | None
     high: float | None
+    unit: str
 
 
 def _readable(facts: Any) -> Any:
@@ -85,12 +93,15 @@ def _metrics(card: dict[str, Any]) -> list[Metric]:
     given = card.get("metrics") or {}
     known = [name for name in METRIC_ORDER if name in given]
     rows = []
-    for name in known + [name for name in given if name not in known]:
+    for name in known + sorted(name for name in given if name not in known):
         metric = given[name] if isinstance(given[name], dict) else {"value": given[name]}
-        title = METRIC_WORDS.get(name) or _title(name)
-        rows.append(Metric(title, metric.get("value", ""), metric.get("low"), metric.get("high")))
+        interval = metric.get("low"), metric.get("high")
+        rows.append(
+            Metric(_title(name), metric.get("value", ""), *interval, metric.get("unit", ""))
+        )
     return rows
 
 
 def _title(name: str) -> str:
-    return " ".join(ABBREVIATIONS.get(word, word) for word in name.split("_"))
+    words = [ABBREVIATIONS.get(word, word) for word in name.split("_")]
+    return METRIC_WORDS.get(name, " ".join(words))

@@ -97,6 +97,20 @@ def test_a_model_page_shows_metrics_with_intervals_and_limits(client: FlaskClien
     assert "Its opinions are the ones shown." in page
 
 
+def test_a_model_page_shows_units_of_metrics_and_what_errors_are_multiplied_with(
+    client: FlaskClient,
+) -> None:
+    page = client.get("/models/pair_flux/shares.v1").text
+
+    metrics = re.findall(r'<th scope="row">(.*?)</th>\s*<td class="n big">(.*?)</td>', page)
+    assert metrics == [
+        ('flux MAPE <span class="unit">[%]</span>', "5.310"),
+        ("coverage of the 68 % interval", "0.681"),
+    ]
+    assert "<dt>interval 95</dt><dd>1.93</dd>" in page
+    assert 'href="/sources?sort=-blend&amp;blend_min=0.5"' in page
+
+
 def test_models_are_listed_with_their_states(client: FlaskClient, site: Site) -> None:
     page = client.get("/models").text
 
