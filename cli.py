@@ -74,7 +74,7 @@ MODELS: Targets = {
     "list": ("db.model_commands:list_", "List the registered versions."),
     "promote": ("db.model_commands:promote", "Choose the current version of an annotator."),
     "register": ("workers.registration:register", "Bring in an encoder of your own."),
-    "band": ("workers.registration:band", "Let a version look at another band."),
+    "band": ("workers.bands:band", "Let a version look at another band."),
     "index": ("db.index_commands:index", "Build the search index of a version."),
     "recall": ("db.index_commands:recall", "Compare the search index with brute force."),
 }

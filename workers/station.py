@@ -48,10 +48,10 @@ class Station:
         return supply.versions(session, self.annotators, self.options.version)
 
     def has_weights(self, version: ModelVersion) -> bool:
-        """Whether this version's card is one of those here, or names a file that is here."""
-        known = {(card.name, card.sha256) for card in self.cards(version.annotator)}
+        """Whether this version's weights ship, under any name, or are in a file that is here."""
+        known = {card.sha256 for card in self.cards(version.annotator)}
         registered = Path(version.card.get("weights", ""))
-        return (version.name, version.weights_sha256) in known or (
+        return version.weights_sha256 in known or (
             registered.is_absolute() and registered.is_file()
         )
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,7 +26,9 @@ from db.home import pixels as pixel_store
 from db.tables import ModelVersion, Shred
 from models.registry import Card
 from workers.annotators.base import Annotator, Columns, CutoutBatch, DataFlag, Inputs, Output
+from workers.annotators.blends import Blends
 from workers.annotators.exposure_map import ExposureMap
+from workers.annotators.pair_flux import PairFluxes
 from workers.annotators.source_map import SourceMap
 from workers.commands import Follower
 from workers.device import Device
@@ -111,6 +114,43 @@ class FakeExposureMap(ExposureMap):
         return None
 
 
+class FakeBlends(Blends):
+    """Takes every source for a blend as likely as not; sep speaks for itself."""
+
+    def load(self, version: ModelVersion) -> None:
+        self.wanted = self.inputs
+        self._model = None
+        self._predict = lambda _, seen, batch_size: np.full(len(seen), 0.5, np.float32)
+
+    def look(self, seen: NDArray[np.float32]) -> Columns:
+        _dawdle(seen)
+        return super().look(seen)
+
+
+class FakePairFluxes(PairFluxes):
+    """Gives no fluxes and no masks; sep speaks for itself."""
+
+    def load(self, version: ModelVersion) -> None:
+        self.wanted = self.inputs
+        self._model = SimpleNamespace(output={})
+        self._calibration = 1.0
+        self._predict = self._nothing
+
+    def look(self, seen: NDArray[np.float32]) -> Columns:
+        _dawdle(seen)
+        return super().look(seen)
+
+    def _nothing(self, _: object, seen: NDArray, batch_size: int) -> SimpleNamespace:
+        unknown = np.full((len(seen), 2), np.nan, np.float32)
+        return SimpleNamespace(flux=unknown, error=unknown, masks=None, separation=unknown[:, 0])
+
+
+def _dawdle(seen: NDArray) -> None:
+    if (seen[:, 0, 0] == SLOW).any():
+        _tell("annotating")
+        time.sleep(float(os.environ.get("FAKE_SLOW_SECONDS", "0")))
+
+
 def _placed(cells: NDArray) -> Columns:
     row, column = np.divmod(cells, COLUMNS)
     zero = np.zeros(len(cells), np.float32)
@@ -126,10 +166,9 @@ def _stumble(how: str) -> None:
     time.sleep(float(how or 0))
 
 
-FAKES = {
-    fake.name: fake for fake in (FakeAnnotator, OtherAnnotator, FakeSourceMap, FakeExposureMap)
-}
 MAPS = (FakeSourceMap, FakeExposureMap)
+LIGHT = (FakeBlends, FakePairFluxes)
+FAKES = {fake.name: fake for fake in (FakeAnnotator, OtherAnnotator, *MAPS, *LIGHT)}
 
 
 def fake_cards(annotator: str) -> list[Card]:

@@ -3,15 +3,19 @@
 What they say means nothing; that it arrives, in which unit and under which flags, is tested.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
+from db import cutouts
 from models import registry
 from models.registry import Card
+from tests.builders import make_catalog, make_cutout_set, make_sources
 
 FWHM = 5.0  # pixel, of the galaxies
 NOISE = 1.0  # sigma of a pixel [nJy]
@@ -34,6 +38,27 @@ def cutout(
         profile = np.exp(-((x - x0) ** 2 + y**2) / (2 * variance))
         image += light / (2 * np.pi * variance) * profile
     return image.astype(np.float32)
+
+
+def make_pairs(
+    engine: Engine, n: int, root: Path, bands: Sequence[str] = ("r",), marker: float = 0.0
+) -> list[int]:
+    """A catalog with cutouts of n pairs in nJy, alike in all bands; the ids of the sources.
+
+    The marker is the first pixel of the field that `blends` looks at, and of the whole cutout.
+    """
+    with Session(engine, expire_on_commit=False) as session:
+        catalog = make_catalog(session)
+        values = {"bands": list(bands), "unit": "nJy", "dtype": "float32", "size": 128}
+        cutout_set = make_cutout_set(session, catalog, **values)
+        ids = [source.id for source in make_sources(session, n, catalog)]
+        session.commit()
+    with cutouts.Writer(engine, root, cutout_set) as writer:
+        for seed, source_id in enumerate(ids):
+            pair = cutout(14.0 + seed, seed=seed)
+            pair[32, 32] = pair[0, 0] = marker
+            writer.append(source_id, np.stack([pair] * len(bands), axis=-1))
+    return ids
 
 
 def write_cards(folder: Path) -> Cards:
