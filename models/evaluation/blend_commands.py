@@ -156,7 +156,13 @@ def _fluxes(
     protocol = f"{test.described} {_of_sep(options)}"
     with progress_bar("scores", pair_flux.N_STEPS) as step:
         found = pair_flux.evaluate(
-            pair_flux.joined(parts), card.name, protocol, factors, progress=step
+            pair_flux.joined(parts),
+            card.name,
+            protocol,
+            factors,
+            n_resamples=pair_flux.N_RESAMPLES,
+            interval_95=float(card.build.get("interval_95", pair_flux.GAUSSIAN_95)),
+            progress=step,
         )
     return found, pair_flux_report.examples(found, partial(known_pairs.one, test.lots), predict)
 
@@ -290,5 +296,7 @@ def _verdicts(
             parts.append(blends.judge(lot, predict, number // n_noises, progress=step))
     judged = blends.joined(parts)
     with progress_bar("scores", n_noises + 1) as step:
-        found = blends.evaluate(judged, card.name, test.described, progress=step)
+        found = blends.evaluate(
+            judged, card.name, test.described, n_resamples=blends.N_RESAMPLES, progress=step
+        )
     return found, blend_report.examples(found, partial(known_pairs.one, test.lots))

@@ -168,6 +168,9 @@ def _verdicts_table(evaluation: Evaluation) -> str:
 
 def _body(evaluation: Evaluation, examples: Mapping[str, list[Example]]) -> str:
     facts = evaluation.as_dict()
+    plots = "".join(
+        plot_block(partial(plot, evaluation), caption, wide) for plot, caption, wide in PLOTS
+    )
     pictures = "".join(
         plot_block(partial(gallery, of), what, wide=True) for what, of in examples.items() if of
     )
@@ -184,7 +187,7 @@ where the galaxies are.</p>
 <h2>Beside the published numbers</h2>
 <p>{OTHER_DATA}</p>
 {_published_table(evaluation)}
-<div class=plots>{_plots(evaluation)}</div>
+<div class=plots>{plots}</div>
 <h2>All scores by noise [%]</h2>
 {_scores_table(evaluation)}
 <h2>Network less sep that is told the truth, in points</h2>
@@ -215,11 +218,12 @@ def _gains_table(evaluation: Evaluation, rule: str) -> str:
 
 
 def _scores_table(evaluation: Evaluation) -> str:
-    rows = []
-    for name, at in _levels(evaluation):
-        for judge in evaluation.judges:
-            rows.append([f"{name}: {html.escape(judge)}", *_score_cells(at, judge)])
-    return table_block(["noise: judge", *SCORES.values()], rows)
+    rows = [
+        [name, html.escape(judge), *_score_cells(at, judge)]
+        for name, at in _levels(evaluation)
+        for judge in evaluation.judges
+    ]
+    return table_block(["noise", "judge", *SCORES.values()], rows)
 
 
 def _score_cells(at: AtNoise, judge: str) -> list[str]:
@@ -282,7 +286,8 @@ def _confusion_table(evaluation: Evaluation) -> str:
     names = {"tp": "found", "fn": "missed", "fp": "false alarms", "tn": "singles spared"}
     rows = [
         [
-            f"{name}: {html.escape(judge)}",
+            name,
+            html.escape(judge),
             *(f"{100 * at.confusion[judge][one]:.1f}" for one in names),
         ]
         for name, at in _levels(evaluation)
@@ -290,42 +295,10 @@ def _confusion_table(evaluation: Evaluation) -> str:
     ]
     for adu, shares in published.CFIS_CONFUSION.items():
         cells = [f"{100 * share:.1f}" for share in shares]
-        rows.append([f"<i>published, CFIS-like, trained at {adu} ADU</i>", *cells])
+        rows.append(["<i>published</i>", f"<i>CFIS-like, trained at {adu} ADU</i>", *cells])
     cells = [f"{100 * share:.1f}" for share in published.CFIS_SEP_CONFUSION]
-    rows.append(["<i>published sep, CFIS-like</i>", *cells])
-    return table_block(["noise: judge", *names.values()], rows)
-
-
-def _plots(evaluation: Evaluation) -> str:
-    plots = [
-        (
-            partial(accuracy_plot, evaluation),
-            "Accuracy against noise, with 95 % intervals; dashed: published.",
-            False,
-        ),
-        (
-            partial(gain_plot, evaluation),
-            "Accuracy of the network less that of sep (fair rule), with 95 % intervals. Dotted: "
-            f"the aims, {AIM_CLOSE} points for close blends and not below 0 for distant ones.",
-            False,
-        ),
-        (
-            partial(separation_plot, evaluation),
-            "Share of the blends found against the distance of the two, by noise.",
-            True,
-        ),
-        (
-            partial(roc_plot, evaluation),
-            "ROC curves of the network, by noise; sep is a point.",
-            False,
-        ),
-        (
-            partial(reliability_plot, evaluation),
-            "Reliability: a calibrated probability lies on the dotted line.",
-            False,
-        ),
-    ]
-    return "".join(plot_block(plot, caption, wide) for plot, caption, wide in plots)
+    rows.append(["<i>published</i>", "<i>CFIS-like, sep</i>", *cells])
+    return table_block(["noise", "judge", *names.values()], rows)
 
 
 def accuracy_plot(evaluation: Evaluation, theme: str) -> Figure:
@@ -465,3 +438,34 @@ def gallery(examples: Sequence[Example], theme: str, columns: int = 6) -> Figure
         name_axes(axes, theme, "", "", example.caption)
         axes.title.set_fontsize("small")
     return figure
+
+
+Plot = Callable[[Evaluation, str], Figure]
+PLOTS: tuple[tuple[Plot, str, bool], ...] = (
+    (
+        accuracy_plot,
+        "Accuracy against noise, with 95 % intervals; dashed: published.",
+        False,
+    ),
+    (
+        gain_plot,
+        "Accuracy of the network less that of sep (fair rule), with 95 % intervals. Dotted: "
+        f"the aims, {AIM_CLOSE} points for close blends and not below 0 for distant ones.",
+        False,
+    ),
+    (
+        separation_plot,
+        "Share of the blends found against the distance of the two, by noise.",
+        True,
+    ),
+    (
+        roc_plot,
+        "ROC curves of the network, by noise; sep is a point.",
+        False,
+    ),
+    (
+        reliability_plot,
+        "Reliability: a calibrated probability lies on the dotted line.",
+        False,
+    ),
+)  # with their captions; whether as broad as the page

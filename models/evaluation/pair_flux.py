@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 SEP, MEAN, HALF = "sep", "mean flux", "half of the total"
 OUTCOMES = ("both", "only central", "only companion", "more than two", "neither")
-COVERAGES = {"coverage_68": 1.0, "coverage_95": 1.959964}  # so many errors to each side
+COVERAGES = ("coverage_68", "coverage_95")
+GAUSSIAN_95 = 1.959964  # errors to each side that hold 95 %
 N_RESAMPLES, N_RESAMPLES_BINS = 500, 200
 N_BINS = 6
 TWO = np.array([True, True])
@@ -170,6 +171,7 @@ class Evaluation:
     methods: tuple[str, ...]  # the network first, then sep
     measured: Measured
     factors: dict[str, float]  # of sep's fluxes, by noise
+    interval_95: float  # half width of 95 % [errors]
     sets: dict[str, Table]  # by set of galaxies
     ratios: dict[str, Interval]  # flux MAPE of sep over that of the network
     binned: dict[str, Bins]
@@ -191,6 +193,7 @@ class Evaluation:
             "n_pairs": len(self.measured),
             "n_central_galaxies": len(np.unique(self.measured.parent)),
             "sep_factors": self.factors,
+            "interval_95": self.interval_95,
             "sep_outcomes": self.outcomes,
             "sets": {name: table_as_dict(table) for name, table in self.sets.items()},
             "ratios": {name: each.as_dict() for name, each in self.ratios.items()},
@@ -213,6 +216,7 @@ def evaluate(
     protocol: str,
     factors: Mapping[str, float],
     *,
+    interval_95: float = GAUSSIAN_95,
     n_resamples: int = N_RESAMPLES,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -224,6 +228,8 @@ def evaluate(
         What the report calls the network.
     factors : dict
         Of sep's fluxes, to be reported.
+    interval_95 : float
+        Half width of the network's intervals of 95 %, in units of its errors.
     progress : callable, optional
         Called with 1 after each of `N_STEPS` tables.
     """
@@ -231,12 +237,12 @@ def evaluate(
     step = progress or (lambda n: None)
     sets: dict[str, Table] = {}
     for name, chosen in galaxy_sets(measured).items():
-        sets[name] = scored(measured, methods, chosen, n_resamples)
+        sets[name] = scored(measured, methods, chosen, interval_95, n_resamples)
         step(1)
     binned: dict[str, Bins] = {}
     for name, (what, bins) in properties(measured).items():
         few = min(n_resamples, N_RESAMPLES_BINS)
-        tables = [scored(measured, methods, chosen, few) for _, _, chosen in bins]
+        tables = [scored(measured, methods, chosen, interval_95, few) for _, _, chosen in bins]
         binned[name] = Bins(what, [each[0] for each in bins], [each[1] for each in bins], tables)
         step(1)
     sets["total of the pair"] = _scored_totals(measured, methods, n_resamples)
@@ -246,6 +252,7 @@ def evaluate(
         methods=methods,
         measured=measured,
         factors=dict(factors),
+        interval_95=interval_95,
         sets=sets,
         ratios=_ratios(measured, n_resamples),
         binned=binned,
@@ -337,7 +344,11 @@ def _bins(
 
 
 def scored(
-    measured: Measured, methods: Sequence[str], chosen: NDArray[np.bool_], n_resamples: int
+    measured: Measured,
+    methods: Sequence[str],
+    chosen: NDArray[np.bool_],
+    interval_95: float,
+    n_resamples: int,
 ) -> Table:
     """Scores of every method on the chosen galaxies, (n, 2), all on the same draws.
 
@@ -358,7 +369,7 @@ def scored(
             if k == 0:
                 numbers |= {
                     name: scores_of_pairs.coverage(true, flux[:, 0], error, factor)
-                    for name, factor in COVERAGES.items()
+                    for name, factor in zip(COVERAGES, (1.0, interval_95), strict=True)
                 }
             found |= {f"{method}\t{score}": value for score, value in numbers.items()}
         return found
@@ -437,7 +448,8 @@ def _ratios(measured: Measured, n_resamples: int) -> dict[str, Interval]:
 
 
 def _ratio(sep: NDArray[np.float64], network: NDArray[np.float64]) -> float:
-    return float(sep.mean() / network.mean()) if sep.size else float("nan")
+    """Ratio of the means; NaN without galaxies, and for a network without error."""
+    return float(sep.sum() / network.sum()) if network.sum() > 0 else float("nan")
 
 
 def _scored_masks(measured: Measured, network: str, n_resamples: int) -> Table:

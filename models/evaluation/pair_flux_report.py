@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from models import scores_of_pairs
 from models.blender import Pairs
 from models.evaluation import published_blends as published
-from models.evaluation.pair_flux import COVERAGES, SEP, Bins, Evaluation, Measured, Predict
+from models.evaluation.pair_flux import (
+    COVERAGES,
+    HALF,
+    MEAN,
+    SEP,
+    Bins,
+    Evaluation,
+    Measured,
+    Predict,
+)
 from models.evaluation.report import (
     COLOURS,
     INK,
@@ -48,12 +57,24 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "flux_mape": ("flux MAPE [%]", 100, 2),
     "flux_median_ape": ("median error [%]", 100, 2),
     "outliers": ("outliers [%]", 100, 2),
-    "bias": ("bias [mag]", 1, 4),
-    "median": ("median [mag]", 1, 4),
+    "bias": ("bias [mag]", 1, 3),
+    "median": ("median [mag]", 1, 3),
     "sigma": ("σ [mag]", 1, 3),
     "mag_mape": ("magnitude MAPE [%]", 100, 3),
-    "flux_mape_of_all": ("flux MAPE, missed count 100 % [%]", 100, 2),
+    "flux_mape_of_all": ("MAPE, missed as 100 % [%]", 100, 2),
 }
+SHORT = (
+    "n",
+    "undetected",
+    "flux_mape",
+    "flux_median_ape",
+    "outliers",
+    "bias",
+    "sigma",
+    "flux_mape_of_all",
+)
+BESIDE = ("n", "flux_mape", "flux_median_ape", "mag_mape", "bias", "sigma", "outliers")
+ORDER = ("pooled", "central", "companion")  # the first sets beside the published ones
 OTHER_DATA = (
     "The published galaxies are real ones (HST, CANDELS), ours are simulated, and the noise is "
     "ours: only the order of methods and the sizes of the gaps compare, not the digits."
@@ -174,6 +195,9 @@ def _pairs_table(evaluation: Evaluation) -> str:
 
 def _body(evaluation: Evaluation, examples: dict[str, list[Example]]) -> str:
     facts = evaluation.as_dict()
+    plots = "".join(
+        plot_block(partial(plot, evaluation), caption, wide) for plot, caption, wide in PLOTS
+    )
     pictures = "".join(
         plot_block(partial(gallery, of), f"{what} {MASKS_SHOWN}", wide=True)
         for what, of in examples.items()
@@ -182,15 +206,16 @@ def _body(evaluation: Evaluation, examples: dict[str, list[Example]]) -> str:
     return f"""<p>{html.escape(evaluation.protocol)}</p>
 <p>{facts["n_pairs"]:,} pairs around {facts["n_central_galaxies"]:,} central galaxies. MAPE: mean
 absolute error over the true flux. Outliers: off by more than 0.75 mag. Differences are measured
-less true magnitude. Intervals are 95 %, by drawing central galaxies anew.</p>
+less true magnitude. Intervals are 95 %, by drawing central galaxies anew. “{MEAN}” gives every
+galaxy the mean of isolated ones, “{HALF}” each of a pair half of what both truly have together.</p>
 <h2>In short</h2>
-{_methods_table(evaluation, "pooled")}
+{_methods_table(evaluation, "pooled", SHORT)}
 {_ratio_table(evaluation)}
 {_coverage_table(evaluation)}
 <h2>Beside the published numbers</h2>
 <p>{OTHER_DATA} "Seen" is by sep.</p>
 {_published_table(evaluation)}
-<div class=plots>{_plots(evaluation)}</div>
+<div class=plots>{plots}</div>
 <h2>Masks</h2>
 {_mask_table(evaluation)}
 <h2>What sep saw</h2>
@@ -204,13 +229,12 @@ less true magnitude. Intervals are 95 %, by drawing central galaxies anew.</p>
 """
 
 
-def _methods_table(evaluation: Evaluation, name: str) -> str:
-    table = evaluation.sets[name]
+def _methods_table(evaluation: Evaluation, name: str, shown: Sequence[str] = tuple(COLUMNS)) -> str:
     rows = [
-        [html.escape(method), *(_cell(row, score) for score in COLUMNS)]
-        for method, row in table.items()
+        [html.escape(method), *(_cell(row, score) for score in shown)]
+        for method, row in evaluation.sets[name].items()
     ]
-    return table_block(["method", *(title for title, _, _ in COLUMNS.values())], rows)
+    return table_block(["method", *(COLUMNS[score][0] for score in shown)], rows)
 
 
 def _cell(row: dict[str, Interval], score: str) -> str:
@@ -239,20 +263,20 @@ def _coverage_table(evaluation: Evaluation) -> str:
 
 
 def _published_table(evaluation: Evaluation) -> str:
-    shown = ("n", "flux_mape", "flux_median_ape", "mag_mape", "bias", "median", "sigma", "outliers")
     rows = []
-    for name, theirs in published.FLUX_SCORES.items():
+    for name in dict.fromkeys((*ORDER, *published.FLUX_SCORES)):
+        rows.append([html.escape(name), *[""] * len(BESIDE)])
         for method in evaluation.methods[:2]:
             ours = evaluation.sets[name][method]
-            rows.append([f"{name}: {html.escape(method)}", *(_cell(ours, one) for one in shown)])
-        for method, numbers in theirs.items():
+            rows.append([f"<b>{html.escape(method)}</b>", *(_cell(ours, one) for one in BESIDE)])
+        for method, numbers in published.FLUX_SCORES[name].items():
             cells = []
-            for one in shown:
+            for one in BESIDE:
                 _, factor, digits = COLUMNS[one]
                 value = float(getattr(numbers, one))
                 cells.append("–" if np.isnan(value) else f"{factor * value:,.{digits}f}")
             rows.append([f"<i>published {method}</i>", *cells])
-    return table_block(["set: method", *(COLUMNS[one][0] for one in shown)], rows)
+    return table_block(["set, and method", *(COLUMNS[one][0] for one in BESIDE)], rows)
 
 
 def _mask_table(evaluation: Evaluation) -> str:
@@ -271,7 +295,8 @@ def _mask_table(evaluation: Evaluation) -> str:
         rows.append([f"<i>published {method}</i>", "–", "–", "–", f"{bias:.2f}", "–"])
     note = (
         "<p>Overlap bias: pixels that both masks share, true less found over true. sep gives a "
-        "pixel to one galaxy only, so it finds no overlap at all.</p>"
+        "pixel to one galaxy only, so it finds no overlap at all; and its masks end at 4 or 5 σ of "
+        "the background, the true ones at 1 σ of the noise.</p>"
     )
     return table_block(["masks by", *names.values()], rows) + note
 
@@ -301,7 +326,7 @@ def _bins_table(evaluation: Evaluation, name: str, bins: Bins) -> str:
     network = evaluation.methods[0]
     ours = ("n", "flux_mape", "outliers", "median", "sigma")
     head = [
-        html.escape(bins.what),
+        "bin",
         *(COLUMNS[one][0] for one in ours),
         *(f"in {each[-2:]} % [%]" for each in COVERAGES),
         *(f"sep: {COLUMNS[one][0]}" for one in (*ours[1:], "undetected")),
@@ -318,50 +343,8 @@ def _bins_table(evaluation: Evaluation, name: str, bins: Bins) -> str:
                     *(_cell(second, one) for one in (*ours[1:], "undetected")),
                 ]
             )
-    return f"<h3>{html.escape(name.capitalize())}</h3>{table_block(head, rows)}"
-
-
-def _plots(evaluation: Evaluation) -> str:
-    plots = (
-        (
-            partial(histogram_plot, evaluation),
-            "How far measured magnitudes are from the true ones; the last bins hold all beyond.",
-            True,
-        ),
-        (
-            partial(difference_plot, evaluation),
-            "Errors against the difference of the two magnitudes: one point is a galaxy, the line "
-            "is the median of each of six bins, its bars are ± the standard deviation in it.",
-            True,
-        ),
-        (
-            partial(trend_plot, evaluation, "separation"),
-            "Flux MAPE by distance (bins equally full), with 95 % intervals.",
-            False,
-        ),
-        (
-            partial(trend_plot, evaluation, "magnitude"),
-            "Flux MAPE by true magnitude (bins equally full), with 95 % intervals.",
-            False,
-        ),
-        (
-            partial(recovered_plot, evaluation),
-            "Measured against true fluxes; a perfect method lies on the dotted line.",
-            True,
-        ),
-        (
-            partial(coverage_plot, evaluation),
-            "How often the network's intervals hold the truth, for intervals of every width.",
-            False,
-        ),
-        (
-            partial(kind_plot, evaluation),
-            "Flux MAPE of both galaxies by kind, with 95 % intervals; published for the central "
-            "galaxy, of real ones.",
-            False,
-        ),
-    )
-    return "".join(plot_block(plot, caption, wide) for plot, caption, wide in plots)
+    heading = html.escape(f"{name.capitalize()}: {bins.what}")
+    return f"<h3>{heading}</h3>{table_block(head, rows)}"
 
 
 def histogram_plot(evaluation: Evaluation, theme: str) -> Figure:
@@ -396,6 +379,11 @@ def difference_plot(evaluation: Evaluation, theme: str) -> Figure:
         middle = [row["median"].value if row else np.nan for row in rows]
         spread = [row["sigma"].value if row else np.nan for row in rows]
         axes.errorbar(bins.middles, middle, spread, color=INK[theme], fmt="o-", ms=4, capsize=3)
+        theirs = ("blend2mask2flux", "sep")[m]
+        if which == 0:
+            edges = np.array(published.FLUX_EDGES)
+            _published_trend(axes, (edges[1:] + edges[:-1]) / 2, theirs)
+            legend(axes, theme, "lower left", "", fontsize="small")
         axes.axhline(0, ls=":", lw=1, color=INK[theme])
         title = f"{evaluation.methods[m]}, {GALAXIES[which]}"
         name_axes(axes, theme, "", "", title)
@@ -406,15 +394,23 @@ def difference_plot(evaluation: Evaluation, theme: str) -> Figure:
     return figure
 
 
-def trend_plot(evaluation: Evaluation, name: str, theme: str) -> Figure:
+def _published_trend(axes: Axes, middles: NDArray[np.float64], method: str) -> None:
+    """Median and standard deviation of the paper's figure 5."""
+    median = np.array(published.FLUX_MEDIANS[method])
+    sigma = np.array(published.FLUX_SIGMAS[method])
+    for line, style in ((median, "-"), (median - sigma, "--"), (median + sigma, "--")):
+        label = f"published {method}: median, ± σ" if style == "-" else None
+        axes.plot(middles, line, style, color=COLOURS[2], lw=1.5, label=label)
+
+
+def trend_plot(evaluation: Evaluation, theme: str, name: str) -> Figure:
     """Flux MAPE in bins of a property, by network and sep."""
     bins = evaluation.binned[name]
     figure, axes = plane(theme, bins.what, "flux MAPE [%]")
     for m, method in enumerate(evaluation.methods[:2]):
         rows = [table[method].get("flux_mape") for table in bins.tables]
         _with_intervals(axes, bins.middles, rows, COLOURS[m], method)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    _logarithmic(axes)
     legend(axes, theme, "best", "")
     return figure
 
@@ -431,10 +427,17 @@ def kind_plot(evaluation: Evaluation, theme: str) -> Figure:
         shares = [100 * by_kind[name] for name in bins.names]
         axes.plot(bins.middles, shares, "x", color=colour, label=f"published {method}")
     axes.set_xticks(bins.middles, bins.names)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    _logarithmic(axes)
     legend(axes, theme, "best", "", fontsize="small")
     return figure
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers on it."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
 
 
 def _with_intervals(
@@ -500,6 +503,8 @@ def coverage_plot(evaluation: Evaluation, theme: str) -> Figure:
             for factor in factors
         ]
         axes.plot(100 * wanted, 100 * np.array(found), color=COLOURS[which], lw=2, label=galaxy)
+        own = evaluation.sets[galaxy][evaluation.methods[0]]["coverage_95"].value
+        axes.plot(95, 100 * own, "x", color=COLOURS[which], ms=8)
     axes.plot([0, 100], [0, 100], ":", color=INK[theme], lw=1)
     legend(axes, theme, "upper left", evaluation.methods[0])
     return figure
@@ -526,3 +531,46 @@ def gallery(examples: Sequence[Example], theme: str, columns: int = 4) -> Figure
         name_axes(axes, theme, "", "", example.caption)
         axes.title.set_fontsize("small")
     return figure
+
+
+Plot = Callable[[Evaluation, str], Figure]
+PLOTS: tuple[tuple[Plot, str, bool], ...] = (
+    (
+        histogram_plot,
+        "How far measured magnitudes are from the true ones; the last bins hold all beyond.",
+        True,
+    ),
+    (
+        difference_plot,
+        "Errors against the difference of the two magnitudes: one point is a galaxy, the line "
+        "is the median of each of six bins, its bars are ± the standard deviation in it.",
+        True,
+    ),
+    (
+        partial(trend_plot, name="separation"),
+        "Flux MAPE by distance (bins equally full), with 95 % intervals.",
+        False,
+    ),
+    (
+        partial(trend_plot, name="magnitude"),
+        "Flux MAPE by true magnitude (bins equally full), with 95 % intervals.",
+        False,
+    ),
+    (
+        recovered_plot,
+        "Measured against true fluxes; a perfect method lies on the dotted line.",
+        True,
+    ),
+    (
+        coverage_plot,
+        "How often the network's intervals hold the truth, of every width that Gaussian errors "
+        "would need; cross: its own intervals of 95 %.",
+        False,
+    ),
+    (
+        kind_plot,
+        "Flux MAPE of both galaxies by kind, with 95 % intervals; published for the central "
+        "galaxy, of real ones.",
+        False,
+    ),
+)  # with their captions; whether as broad as the page

@@ -286,7 +286,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .4rem .5rem; border-bottom: 1px solid var(--line) }
-td small { display: block; opacity: .75; white-space: nowrap }
+td small, th small { display: block; opacity: .75; white-space: nowrap; font-weight: normal }
 .scroll { overflow-x: auto; margin: 1rem 0 } figure { margin: 0 }
 .wide { grid-column: 1 / -1 }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
