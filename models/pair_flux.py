@@ -8,7 +8,7 @@ the published ones. All take cutouts of one band with the central galaxy in the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ def build(architecture: str = "shares", **options: Any) -> keras.Model:
     architecture : {"shares", "blend2flux", "unet", "blend2mask2flux"}
         All take pixels (n, 128, 128, 1) [nJy] and give a dict with some of: `flux` (n, 2) [nJy],
         central and companion; `error` (n, 2) [nJy]; `masks` (n, 128, 128, 2 or 3), chances;
-        `shares` (n, 128, 128, 3), of the light in each pixel: central's, companion's, the rest.
+        `shares` (n, 64, 64, 3), of the light in 2 x 2 pixels: central's, companion's, the rest.
     **options
         Passed to the function of that name.
     """
@@ -75,12 +75,8 @@ def predict(model: keras.Model, pixels: NDArray, batch_size: int = 64) -> PairFl
     if pixels.ndim != 3 or pixels.shape[1:] != model.input_shape[1:3]:
         expected = f"(n, {model.input_shape[1]}, {model.input_shape[2]})"
         raise ValueError(f"pair_flux takes cutouts of one band, {expected}, not {pixels.shape}")
-    parts = [
-        _measured(model, pixels[k : k + batch_size]) for k in range(0, len(pixels), batch_size)
-    ]
-    if not parts:
-        parts = [_measured(model, np.zeros((1, *pixels.shape[1:])))]
-        parts = [PairFluxes(*(None if each is None else each[:0] for each in vars(parts[0]).values()))]  # type: ignore[arg-type]
+    starts = range(0, max(len(pixels), 1), batch_size)
+    parts = [_measured(model, pixels[k : k + batch_size]) for k in starts]
     masks = [part.masks for part in parts if part.masks is not None]
     return PairFluxes(
         np.concatenate([part.flux for part in parts]),
@@ -92,14 +88,18 @@ def predict(model: keras.Model, pixels: NDArray, batch_size: int = 64) -> PairFl
 
 def _measured(model: keras.Model, pixels: NDArray) -> PairFluxes:
     """The answer for one batch (n, size, size)."""
-    clean = np.where(np.isfinite(pixels), pixels, 0).astype(np.float32)
-    found = {name: np.asarray(x) for name, x in model.predict_on_batch(clean[..., None]).items()}
-    unknown = np.full((len(clean), 2), np.nan, np.float32)
+    n = len(pixels)
+    clean = np.zeros((max(n, 1), *pixels.shape[1:], 1), np.float32)  # networks take one at least
+    clean[:n, ..., 0] = np.where(np.isfinite(pixels), pixels, 0)
+    found = {name: np.asarray(x)[:n] for name, x in model.predict_on_batch(clean).items()}
+    unknown = np.full((n, 2), np.nan, np.float32)
     masks = found["masks"][..., -2:] > SIGNIFICANT if "masks" in found else None
     separation = unknown[:, 0]
     if masks is not None:
-        light = found["shares"][..., :2] if "shares" in found else np.ones(1, np.float32)
-        separation = _separation(masks * light * np.maximum(clean, 0)[..., None])
+        light = masks.astype(np.float32) * np.maximum(clean[:n], 0)
+        if "shares" in found:
+            light *= found["shares"][..., :2].repeat(2, axis=1).repeat(2, axis=2)
+        separation = _separation(light)
     return PairFluxes(found.get("flux", unknown), found.get("error", unknown), masks, separation)
 
 
@@ -183,29 +183,27 @@ class Pooled(layers.Layer):
     """
 
     def call(self, inputs: Sequence[Any]) -> tuple[Any, Any]:
-        """Signals (n, s, s, 1), share logits (n, s, s, 3), mask logits (n, s, s, 2) and features
-        (n, s/2, s/2, f) give log signals (n, 2) and numbers (n, 2, 8 + f)."""
+        """Signals (n, h, h, 1), share logits (n, h, h, 3), mask logits (n, h, h, 2) and features
+        (n, h, h, f) give log signals (n, 2) and numbers (n, 2, 8 + f)."""
         signal, logits, masks, features = (ops.cast(x, "float32") for x in inputs)
         share = ops.softmax(logits)[..., :2]
         mask = ops.sigmoid(masks)
         light = share * signal
         log_signal = _log(ops.sum(light, axis=(1, 2)))  # (n, 2)
-        mixed = share * (1 - share) * ops.relu(signal)
         numbers = [
             log_signal,
             ops.log1p(ops.sum(share, axis=(1, 2))),
             ops.log1p(ops.sum(share * share, axis=(1, 2))),
-            _log(ops.sum(mixed, axis=(1, 2))),
+            _log(ops.sum(light * (1 - share), axis=(1, 2))),
             ops.log1p(ops.sum(mask, axis=(1, 2))),
             _log(ops.sum(mask * signal, axis=(1, 2))),
             _log(ops.sum(mask[..., ::-1] * light, axis=(1, 2))),
             _log(ops.max(light, axis=(1, 2))),
         ]
-        weight = ops.average_pool(share * _log(signal), 2)  # (n, s/2, s/2, 2)
-        n_pixels = features.shape[1] * features.shape[2]
-        weight = ops.reshape(weight, (-1, n_pixels, 2))
+        n_places = signal.shape[1] * signal.shape[2]
+        weight = ops.reshape(share * _log(signal), (-1, n_places, 2))
         weight = weight / (ops.sum(weight, axis=1, keepdims=True) + 1e-3)
-        flat = ops.reshape(features, (-1, n_pixels, features.shape[3]))
+        flat = ops.reshape(features, (-1, n_places, features.shape[3]))
         seen = ops.matmul(ops.transpose(weight, (0, 2, 1)), flat)  # (n, 2, f)
         return log_signal, ops.concatenate([ops.stack(numbers, axis=-1), seen], axis=-1)
 
@@ -218,13 +216,14 @@ def _log(signal: Any) -> Any:
 def shares_network(widths: Sequence[int] = (16, 32, 64, 96, 128), size: int = SIZE) -> keras.Model:
     """The network inside `shares`, which knows no unit: a small U-Net on 2 x 2 pixels at a time.
 
-    Takes signals (n, s, s, 1) and gives a dict: `shares` (n, s, s, 3) and `masks` (n, s, s, 2),
-    logits; `log_flux` (n, 2), natural logarithm in units of the noise; `log_scale` (n, 2), of the
-    error of that logarithm.
+    Takes signals (n, s, s, 1) and gives a dict: `shares` (n, s/2, s/2, 3) and `masks`
+    (n, s/2, s/2, 2), logits; `log_flux` (n, 2), natural logarithm in units of the noise;
+    `log_scale` (n, 2), of the error of that logarithm.
     """
     signal = keras.Input((size, size, 1))
     half = size // 2
-    x = Radius(name="radius")(_two_by_two(ops.arcsinh(signal), half))  # (n, s/2, s/2, 5)
+    seen = _two_by_two(signal, half)  # (n, s/2, s/2, 4)
+    x = Radius(name="radius")(ops.arcsinh(seen))  # (n, s/2, s/2, 5)
     levels = []
     for k, width in enumerate(widths):
         x = _convolved(x, width, f"down_{k}", stride=2 if k else 1)  # (n, s/2^(k+1), same, width)
@@ -236,14 +235,15 @@ def shares_network(widths: Sequence[int] = (16, 32, 64, 96, 128), size: int = SI
         x = layers.Conv2D(widths[k], 1, name=f"up_{k}_narrow")(x)
         x = layers.Add()([layers.UpSampling2D(2)(x), levels[k]])
         x = _convolved(x, widths[k], f"up_{k}")  # (n, s/2^(k+1), same, widths[k])
-    logits = layers.Conv2D(4 * 5, 1, dtype="float32", name="logits")(x)  # (n, s/2, s/2, 20)
-    logits = _one_by_one(logits, half, 5)  # (n, s, s, 5)
-    log_flux, log_scale = _flux_head(signal, logits, x, context)
+    shared = layers.Conv2D(3, 1, dtype="float32", name="shares")(x)  # (n, s/2, s/2, 3)
+    masks = layers.Conv2D(2, 1, dtype="float32", name="masks")(x)  # (n, s/2, s/2, 2)
+    light = ops.sum(seen, axis=-1, keepdims=True)
+    log_flux, log_scale = _flux_head([light, shared, masks, x], context)
     return keras.Model(
         signal,
         {
-            "shares": logits[..., :3],
-            "masks": logits[..., 3:],
+            "shares": shared,
+            "masks": masks,
             "log_flux": log_flux,
             "log_scale": log_scale,
         },
@@ -251,11 +251,9 @@ def shares_network(widths: Sequence[int] = (16, 32, 64, 96, 128), size: int = SI
     )
 
 
-def _flux_head(signal: Any, logits: Any, features: Any, context: Any) -> tuple[Any, Any]:
+def _flux_head(shared: Sequence[Any], context: Any) -> tuple[Any, Any]:
     """Log fluxes and log scales (n, 2): the light in the shares, and what to add to it."""
-    log_signal, numbers = Pooled(dtype="float32", name="pooled")(
-        [signal, logits[..., :3], logits[..., 3:], features]
-    )
+    log_signal, numbers = Pooled(dtype="float32", name="pooled")(shared)
     of_both = numbers.shape[-1] * 2
     own_first = ops.reshape(numbers, (-1, of_both))
     other_first = ops.reshape(numbers[:, ::-1], (-1, of_both))
@@ -272,22 +270,22 @@ def _flux_head(signal: Any, logits: Any, features: Any, context: Any) -> tuple[A
 
 
 def _convolved(x: Any, width: int, name: str, stride: int = 1) -> Any:
-    """3 x 3 convolution, batch normalisation, ReLU."""
-    x = layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False, name=name)(x)
-    return layers.ReLU()(layers.BatchNormalization(momentum=0.98, name=f"{name}_scale")(x))
+    """3 x 3 convolution and ReLU."""
+    return layers.Conv2D(
+        width,
+        3,
+        strides=stride,
+        padding="same",
+        activation="relu",
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
 
 
 def _two_by_two(x: Any, half: int) -> Any:
     """(n, 2h, 2h, 1) → (n, h, h, 4)."""
     x = ops.reshape(x, (-1, half, 2, half, 2))
     return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4)), (-1, half, half, 4))
-
-
-def _one_by_one(x: Any, half: int, channels: int) -> Any:
-    """(n, h, h, 4c) → (n, 2h, 2h, c), the reverse of `_two_by_two`."""
-    x = ops.reshape(x, (-1, half, half, 2, 2, channels))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(x, (-1, 2 * half, 2 * half, channels))
 
 
 def shares(
@@ -327,7 +325,7 @@ def shares(
     outputs = {
         "flux": flux,
         "error": interval_68 * flux * ops.exp(mean["log_scale"]),
-        "masks": ops.sigmoid(mean["masks"]),
+        "masks": layers.UpSampling2D(2, interpolation="bilinear")(ops.sigmoid(mean["masks"])),
         "shares": ops.softmax(mean["shares"]),
     }
     model = keras.Model(pixels, outputs, name="shares")
@@ -436,7 +434,7 @@ def blend2mask2flux(masks: int = 2, dropout: float = 0.0, size: int = SIZE) -> k
     return keras.Model(pixels, outputs, name="blend2mask2flux")
 
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "shares": shares,
     "blend2flux": blend2flux,
     "unet": unet,
