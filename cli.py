@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-DEMO_EXPOSURES, DEMO_SEED = 120, 300  # a seed that no map was trained on
+DEMO_EXPOSURES, DEMO_PAIRS, DEMO_PARENTS = 120, 300, 400
+DEMO_SEED = 300  # that no network or map was trained on
 
 Targets = dict[str, tuple[str, str]]  # name → where the command is, and one line about it
 
@@ -172,21 +173,34 @@ def models() -> None:
 @click.option(
     "--exposures", is_flag=True, help="Use exposures of a simulated camera instead, and maps."
 )
+@click.option("--blends", is_flag=True, help="Use simulated blends of galaxies instead.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
 @click.option("--port", type=int, help="Port to serve on.  [default: the first free from 8000]")
 @click.option("--serve/--no-serve", default=True, help="Serve the pages in the end.")
 def demo(
-    survey: tuple[str, str] | None, exposures: bool, host: str, port: int | None, serve: bool
+    survey: tuple[str, str] | None,
+    exposures: bool,
+    blends: bool,
+    host: str,
+    port: int | None,
+    serve: bool,
 ) -> None:
     """See everything at work: ingest a real field, annotate it, serve the pages.
 
     Every step is an ordinary command, printed as you would type it. A second time, what is there
     already is left as it is.
     """
-    if survey and exposures:
-        raise click.UsageError("--survey and --exposures are two demos: choose one of them.")
+    if sum(map(bool, (survey, exposures, blends))) > 1:
+        raise click.UsageError(
+            "--survey, --exposures and --blends are demos of their own: choose one of them."
+        )
     _type("migrate")
-    name = _take_exposures() if exposures else _ingest_field(survey)
+    if exposures:
+        name = _take_exposures()
+    elif blends:
+        name = _blend_galaxies()
+    else:
+        name = _ingest_field(survey)
     _type("annotate", name)
     if serve:
         _type("serve", "--host", host, "--port", str(port or _free_port(host)))
@@ -211,6 +225,19 @@ def _take_exposures() -> str:
         "Look at /maps and /exposures. To label cells: skygloss users add YOUR_NAME, then sign in."
     )
     return "night"
+
+
+def _blend_galaxies() -> str:
+    """Simulate and ingest some pairs and single galaxies; the name of their catalog."""
+    from db.home import home
+
+    folder = str(home() / "demo" / "pairs")
+    size = ("--n", str(DEMO_PAIRS), "--n-parents", str(DEMO_PARENTS), "--singles", "0.25")
+    _type("simulate", "blends", folder, *size, "--seed", str(DEMO_SEED))
+    _type("ingest", "catalog", f"{folder}/catalog.fits", "--name", "pairs")
+    _type("ingest", "cutouts", "pairs", "--folder", f"{folder}/images")
+    click.echo(f"What the cutouts show is in {folder}/truth.csv")
+    return "pairs"
 
 
 def _free_port(host: str, first: int = 8000) -> int:
