@@ -33,7 +33,7 @@ def run(session: Session, number: int) -> list[RowMapping]:
 
 
 def test_the_page_has_its_queries() -> None:
-    assert sorted(QUERIES) == list(range(1, 19))
+    assert sorted(QUERIES) == list(range(1, 20))
 
 
 def test_the_python_examples_make_a_table_and_masks(environment: dict[str, str]) -> None:
@@ -223,3 +223,11 @@ def test_18_counts_what_stands_in_the_way(session: Session, survey: Survey) -> N
         ("more than two sources", 1, 1),
         ("no image", 1, 0),
     ]
+
+
+def test_19_lowers_probabilities_where_blends_are_rare(session: Session, survey: Survey) -> None:
+    rows = {row["survey_id"]: row["p_here"] for row in run(session, 19)}
+
+    assert len(rows) == 7
+    assert rows["src-041"] == pytest.approx(0.095 / (0.095 + 0.045))  # odds of 19 to 1, and 1 to 9
+    assert rows["src-043"] == pytest.approx(0.002 / (0.002 + 0.882))
