@@ -81,6 +81,7 @@ def residual(
     widths: Sequence[int] = (16, 32, 64),
     blocks: Sequence[int] = (1, 1, 1),
     views: int = TURNS,
+    dropout: float = 0.1,
     temperature: float = 1.0,
     offset: float = 0.0,
 ) -> keras.Model:
@@ -92,6 +93,8 @@ def residual(
         Filters, and residual blocks, at each resolution: 32 x 32, and half of it each time.
     views : {1, 8}
         Over how many turned and mirrored cutouts the log odds are averaged; in training always one.
+    dropout : float
+        Share of what the last layer sees that is left out, in training.
     temperature, offset : float
         The probability is that of the log odds `(mean + offset) / temperature`
         (`scores.fit_calibration`).
@@ -111,7 +114,7 @@ def residual(
             y = layers.Activation("relu")(_convolution(x, width))
             x = layers.Activation("relu")(x + _convolution(y, width))  # (8 n, 32 | 16 | 8, ...)
     x = ops.concatenate([ops.mean(x, axis=(1, 2)), ops.max(x, axis=(1, 2))], axis=-1)
-    x = layers.Dropout(0.1)(x)  # (8 n, 2 widths[-1])
+    x = layers.Dropout(dropout)(x)  # (8 n, 2 widths[-1])
     each = layers.Dense(1, dtype="float32", name="log_odds")(x)
     logit = MeanOfViews(views, name="mean_of_views")(each)  # (n, 1)
     p = layers.Activation("sigmoid", dtype="float32", name="probability")(

@@ -80,7 +80,7 @@ PRESETS = {
     ),
     "shipped": Preset("residual"),
     "vgg16": replace(_HEAD, architecture="vgg16", options={"weights": "imagenet"}),
-    "encoder": replace(_HEAD, round_size=16_000, n_checked=4000),
+    "encoder": replace(_HEAD, round_size=16_000, n_checked=4000, n_calibrated=4000),
 }
 
 
@@ -244,7 +244,7 @@ def _train_all(
 ) -> tuple[keras.Model, dict[str, Any], list[Row]]:
     """Train every layer on cutouts drawn anew each round, and calibrate."""
     preset = sky.preset
-    model = blends.build(preset.architecture, **preset.options, views=1)
+    model = blends.build(preset.architecture, **{**preset.options, "views": 1})
     _compile(model, preset)
     kept = Checkpoints(folder, preset, sky.seed, sky.parents.flux) if folder else None
     done = kept.resume(model) if kept else 0
