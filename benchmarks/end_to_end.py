@@ -30,13 +30,13 @@ from workers.station import Options
 DISPLAY = Layout(("z", "r", "g"), 128, 0.262, "uint8", "display")
 
 
-def fill(engine: Engine, root: Path, pictures: np.ndarray) -> None:
+def fill(engine: Engine, root: Path, pictures: np.ndarray, layout: Layout = DISPLAY) -> None:
     """A catalog with these pictures as cutouts."""
     with Session(engine, expire_on_commit=False) as session, session.begin():
         catalog = Catalog(name="synthetic", survey="none", column_map={})
         session.add(catalog)
         session.flush()
-        cutout_set = create_set(session, catalog, "pictures", DISPLAY, "benchmark")
+        cutout_set = create_set(session, catalog, "pictures", layout, "benchmark")
         source_ids = session.scalars(
             text(
                 "INSERT INTO source (catalog_id, survey_id, ra, dec, healpix)"

@@ -1,5 +1,6 @@
 """Annotators that measure light: the band and unit they see, their flags, their rows."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from cli import main
 from db import model_versions
 from db.cutouts import CutoutFlag
 from db.home import pixels as pixel_store
-from db.tables import Blend, ModelVersion, PairFlux
+from db.tables import Blend, Job, ModelVersion, PairFlux
 from models.registry import Card
 from tests.workers import tiny_blends
-from tests.workers.fake import make_runner
+from tests.workers.fake import LIGHT as FAKE_LIGHT
+from tests.workers.fake import PLAIN, make_runner
+from tests.workers.field import make_field
 from tests.workers.tiny_blends import SEP_CALIBRATION, Cards, cutout, make_pairs
 from workers.annotators.base import CutoutBatch
 from workers.annotators.blends import Blends
@@ -293,6 +296,21 @@ def test_every_source_gets_one_row_of_each_with_what_was_said(engine: Engine, ca
         assert row.sep_flux_central == pytest.approx(9000 * SEP_CALIBRATION, rel=0.05)
         assert row.masks is not None
         assert len(row.masks) == 2 * 128 * 128 // 8
+
+
+@pytest.mark.usefixtures("environment")
+def test_pictures_are_no_failures_of_what_measures_light_and_the_log_says_so_once(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_field(engine, [[PLAIN]])
+
+    with caplog.at_level(logging.INFO):
+        tally = make_runner(engine, FAKE_LIGHT).run()
+
+    assert tally.n_annotated == 0
+    assert caplog.text.count("blends, pair_flux: for pixels in nJy or nanomaggy; ") == 1
+    with Session(engine) as session:
+        assert session.scalars(sa.select(Job.id)).all() == []
 
 
 def type_band(*words: str) -> Result:

@@ -66,11 +66,19 @@ def test_annotate_with_the_shipped_weights(engine: Engine, skygloss: Skygloss) -
     assert result.exit_code == 0, result.output
     serving = [annotator for annotator in ANNOTATORS if "display" in annotator.inputs.units]
     assert f"{3 * len(serving)} annotations written" in result.output
+    assert "for pixels in nJy or nanomaggy; field has display" in result.output
     assert json.loads(again.stdout) == {"n_annotated": 0, "n_failed": 0}
     with Session(engine) as session:
         for annotator in serving:
             n = sa.select(sa.func.count()).select_from(annotator.table)
             assert session.scalar(n) == 3
+
+
+def test_of_the_demos_one_is_chosen(skygloss: Skygloss) -> None:
+    result = skygloss("demo", "--blends", "--exposures")
+
+    assert result.exit_code == 2
+    assert "--survey, --exposures and --blends are demos of their own" in result.output
 
 
 @pytest.mark.usefixtures("only_fake")
