@@ -49,9 +49,9 @@ OPINION_WORDS = {
 }
 VERDICT_WORDS = {
     "any": "any",
-    "both": "a blend to network and sep",
-    "network": "a blend to the network alone",
-    "sep": "a blend to sep alone",
+    "both": "to network and sep",
+    "network": "to the network alone",
+    "sep": "to sep alone",
     "disagree": "network and sep disagree",
 }
 DEFAULT_SORT = "-p"
