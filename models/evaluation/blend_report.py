@@ -91,9 +91,18 @@ def examples(
         ],
     }
     return {
-        f"{what} {PLACES_SHOWN}": [_example(judged, int(row), one(int(row))) for row in rows[:n]]
+        f"{what} {PLACES_SHOWN}": [
+            _example(judged, int(row), one(int(row))) for row in _distinct(judged, rows)[:n]
+        ]
         for what, rows in chosen.items()
     }
+
+
+def _distinct(judged: Judged, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each pair once, at the first of its noises."""
+    pair = np.stack([judged.trial[rows], judged.number[rows]], axis=1)
+    _, first = np.unique(pair, axis=0, return_index=True)
+    return rows[np.sort(first)]
 
 
 def _example(judged: Judged, row: int, pairs: Pairs) -> Example:
@@ -204,7 +213,8 @@ where the galaxies are.</p>
 def _levels(evaluation: Evaluation) -> list[tuple[str, AtNoise]]:
     """Every noise and all together, with what tables call them."""
     each = [
-        (f"{at.noise:.3g} nJy ({at.noise / NOISE_UNIT:.3g} ADU)", at) for at in evaluation.at_noise
+        (f"{at.noise:.3g} nJy<small>{at.noise / NOISE_UNIT:.3g} ADU</small>", at)
+        for at in evaluation.at_noise
     ]
     return [*each, ("all", evaluation.everything)]
 
@@ -223,7 +233,18 @@ def _scores_table(evaluation: Evaluation) -> str:
         for name, at in _levels(evaluation)
         for judge in evaluation.judges
     ]
+    for method, by_noise in published.BLENDS_BY_NOISE.items():
+        for adu, theirs in by_noise.items():
+            cells = [f"{100 * share:.1f}" for share in _published_scores(theirs)]
+            rows.append([f"{adu} ADU", f"<i>published {method}</i>", *cells])
     return table_block(["noise", "judge", *SCORES.values()], rows)
+
+
+def _published_scores(theirs: published.Verdicts) -> tuple[float, ...]:
+    """In the order of SCORES."""
+    close, distant = theirs.found_close, theirs.found_distant
+    accuracies = (close + theirs.spared) / 2, (distant + theirs.spared) / 2
+    return theirs.accuracy, theirs.found, theirs.spared, *accuracies, close, distant
 
 
 def _score_cells(at: AtNoise, judge: str) -> list[str]:
@@ -396,6 +417,8 @@ def roc_plot(evaluation: Evaluation, theme: str) -> Figure:
         axes.plot(100 * x, 100 * y, color=colour, lw=2, label=f"{at.noise:.3g} ({area:.3f})")
         sep = at.rows[FAIR]
         axes.plot(100 * (1 - sep["spared"].value), 100 * sep["found"].value, "s", color=colour)
+    lowest = min(at.rows[FAIR]["found"].value for at in some)
+    axes.set(xlim=(-1, 50), ylim=(100 * min(lowest, 0.8) - 5, 101))
     legend(axes, theme, "lower right", "σ [nJy] (area); squares: sep", fontsize="small")
     return figure
 
@@ -421,6 +444,7 @@ def reliability_plot(evaluation: Evaluation, theme: str) -> Figure:
             color=_shade(k, len(some), theme),
             label=f"{at.noise:.3g} ({off:.3f})",
         )
+    axes.set_ylim(-0.05, 1.05)
     legend(axes, theme, "upper left", "σ [nJy] (calibration error)", fontsize="small")
     return figure
 
@@ -460,7 +484,7 @@ PLOTS: tuple[tuple[Plot, str, bool], ...] = (
     ),
     (
         roc_plot,
-        "ROC curves of the network, by noise; sep is a point.",
+        "ROC curves of the network, by noise, in their corner; sep (fair rule) is a point.",
         False,
     ),
     (

@@ -49,6 +49,7 @@ GALAXIES = ("central", "companion")
 N_EXAMPLES = 8
 MOST_POINTS = 4000  # in a scatter plot
 BRIGHT = ("#56b4e9", "#ffa94d")  # on a dark picture
+FAINT = {"light": 0.25, "dark": 0.6}  # opacity of points
 WIDEST = 1.5  # magnitudes to each side in plots
 # Of a score: what the column is called, the factor on it, digits
 COLUMNS: dict[str, tuple[str, float, int]] = {
@@ -325,11 +326,12 @@ def _outcome_table(evaluation: Evaluation) -> str:
 def _bins_table(evaluation: Evaluation, name: str, bins: Bins) -> str:
     network = evaluation.methods[0]
     ours = ("n", "flux_mape", "outliers", "median", "sigma")
+    theirs = ("flux_mape", "outliers", "undetected")
     head = [
         "bin",
         *(COLUMNS[one][0] for one in ours),
         *(f"in {each[-2:]} % [%]" for each in COVERAGES),
-        *(f"sep: {COLUMNS[one][0]}" for one in (*ours[1:], "undetected")),
+        *(f"sep: {COLUMNS[one][0]}" for one in theirs),
     ]
     rows = []
     for label, table in zip(bins.names, bins.tables, strict=True):
@@ -337,10 +339,10 @@ def _bins_table(evaluation: Evaluation, name: str, bins: Bins) -> str:
         if first:
             rows.append(
                 [
-                    label,
+                    label.replace(" ", "\u00a0"),
                     *(_cell(first, one) for one in ours),
                     *(cell(first[each], 1, 100) for each in COVERAGES),
-                    *(_cell(second, one) for one in (*ours[1:], "undetected")),
+                    *(_cell(second, one) for one in theirs),
                 ]
             )
     heading = html.escape(f"{name.capitalize()}: {bins.what}")
@@ -374,7 +376,9 @@ def difference_plot(evaluation: Evaluation, theme: str) -> Figure:
         m, which = divmod(place, 2)
         bins = evaluation.binned[f"magnitude difference, {GALAXIES[which]}"]
         errors = np.clip(measured.magnitude_errors[some, m, which], -WIDEST, WIDEST)
-        axes.plot(measured.difference[some], errors, ".", color=COLOURS[m], alpha=0.2, ms=3)
+        axes.plot(
+            measured.difference[some], errors, ".", color=COLOURS[m], alpha=FAINT[theme], ms=3
+        )
         rows = [table[evaluation.methods[m]] for table in bins.tables]
         middle = [row["median"].value if row else np.nan for row in rows]
         spread = [row["sigma"].value if row else np.nan for row in rows]
@@ -434,10 +438,12 @@ def kind_plot(evaluation: Evaluation, theme: str) -> Figure:
 
 def _logarithmic(axes: Axes) -> None:
     """A logarithmic axis with plain numbers on it."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _with_intervals(
@@ -473,7 +479,7 @@ def recovered_plot(evaluation: Evaluation, theme: str) -> Figure:
                 np.where(flux > 0, flux, np.nan),
                 ".",
                 color=COLOURS[which],
-                alpha=0.25,
+                alpha=FAINT[theme],
                 ms=3,
                 label=galaxy,
             )

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from cli import main
 from models import extraction, registry
-from models.blender import PAIRS, draw, simulate_parents
+from models.blender import PAIRS, draw, simulate_parents, split
 from models.evaluation import blend_commands, known_pairs, pair_flux, pair_flux_report
 from models.registry import Card
 from tests.workers import tiny_blends
@@ -252,33 +252,33 @@ def folder(tmp_path_factory):
     return out
 
 
-def test_a_folder_is_judged_by_its_test_split_only(folder):
+@pytest.fixture(scope="module")
+def for_tests(folder):
+    """Rows of the folder's table that are set apart for tests."""
+    with (folder / "truth.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["split"] == "test"]
+
+
+def test_a_folder_is_judged_by_its_test_split_only(folder, for_tests):
     found = known_pairs.read(folder, 128)
 
-    pairs = found.lots[0].some(0, found.lots[0].n)
-    with (folder / "truth.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    galaxies = {row[f"parent_{which}"] for row in rows for which in ("central", "companion")}
-    assert [lot.n for lot in found.lots] == [len(rows)]
-    assert found.seeds == [100]
-    assert found.n_parents == len(galaxies)
-    assert found.fwhm == (3.0,)
-    assert np.allclose(
-        pairs.flux[0], [float(rows[0]["flux_central"]), float(rows[0]["flux_companion"])]
-    )
-    assert pairs.masks[..., 1].any(axis=(1, 2)).all()
+    galaxies = {row[f"parent_{which}"] for row in for_tests for which in ("central", "companion")}
+    assert [lot.n for lot in found.lots] == [len(for_tests)]
+    assert (found.seeds, found.n_parents, found.fwhm) == ([100], len(galaxies), (3.0,))
 
 
-def test_a_folder_gives_the_pixels_that_were_drawn(folder):
-    number = int(known_pairs._rows(folder / "truth.csv")[0]["id"].rsplit("-")[-1])
-    parents = simulate_parents(20, 100)
-    from models.blender import split
+def test_a_folder_gives_the_pairs_that_were_drawn(folder, for_tests, parents):
+    lot = known_pairs.read(folder, 128).lots[0]
+    number = int(for_tests[-1]["id"].rsplit("-")[-1])
+    drawn = draw(parents, split(20, 100, 0.5)[1], 1, 100, PAIRS, first=number)
 
-    row = known_pairs._rows(folder / "truth.csv")[0]
-    chosen = split(20, 100, 0.5)[int(row["split"] == "test")]
-    pairs = draw(parents, chosen, 1, 100, PAIRS, first=number)
+    pairs = lot.some(lot.n - 1, 1)
 
-    assert np.array_equal(known_pairs._pixels(folder, row["id"], 128), pairs.pixels[0])
+    assert np.array_equal(pairs.pixels, drawn.pixels)
+    assert np.array_equal(pairs.masks, drawn.masks)
+    assert np.allclose(pairs.flux, drawn.flux)
+    assert np.array_equal(pairs.kind, drawn.kind)
+    assert pairs.separation[0] == pytest.approx(drawn.separation[0])
 
 
 def test_a_folder_of_the_other_recipe_is_refused(folder):
