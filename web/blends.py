@@ -96,18 +96,24 @@ def _brightness(
     galaxy: str, flux: float | None, error: float | None, sep: float | None
 ) -> Brightness:
     mag, sep_mag = magnitude(flux), magnitude(sep)
-    differs = flux is not None and sep is not None
-    known = mag is not None and sep_mag is not None
-    written = rounded(flux, error)
+    written, its_error = rounded(flux, error)
+    mag_error = difference = errors = ""
+    if flux and mag is not None and error is not None:
+        mag_error = f"{2.5 / math.log(10) * error / flux:.3f}"
+    if mag is not None and sep_mag is not None:
+        difference = _signed(sep_mag - mag, 3)
+    if flux is not None and sep is not None and error:
+        errors = _signed((sep - flux) / error, 1)
     return Brightness(
-        galaxy,
-        *written,
-        "" if mag is None else f"{mag:.3f}",
-        f"{2.5 / math.log(10) * error / flux:.3f}" if mag and error and flux else "",
-        rounded(sep)[0],
-        "" if sep_mag is None else f"{sep_mag:.3f}",
-        _signed(sep_mag - mag, 3) if known else "",  # type: ignore[operator]
-        _signed((sep - flux) / error, 1) if differs and error else "",  # type: ignore[operator]
+        galaxy=galaxy,
+        flux=written,
+        error=its_error,
+        mag="" if mag is None else f"{mag:.3f}",
+        mag_error=mag_error,
+        sep_flux=rounded(sep)[0],
+        sep_mag="" if sep_mag is None else f"{sep_mag:.3f}",
+        difference=difference,
+        errors=errors,
     )
 
 
