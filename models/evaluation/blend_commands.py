@@ -143,7 +143,7 @@ def _fluxes(
 
     test = _test(card, order, PAIRS)
     predict = partial(network.predict, registry.load(card))
-    isolated = _parents(N_ISOLATED, TRAINING_SEED, test.fwhm, PAIRS)
+    isolated = _parents(N_ISOLATED, TRAINING_SEED, test.fwhm, PAIRS, "isolated galaxies")
     mean_flux, parts, factors = float(isolated.flux.mean()), [], {}
     with progress_bar("pairs", sum(lot.n for lot in test.lots)) as step:
         for lot in test.lots:
@@ -206,10 +206,12 @@ def _sentence(lots: list[KnownPairs], source: str) -> str:
     return f"{sum(lot.n for lot in lots):,} cutouts of {source}; noise σ per pixel: {noises}."
 
 
-def _parents(n: int, seed: int, fwhm: tuple[float, ...], recipe: Recipe) -> Parents:
+def _parents(
+    n: int, seed: int, fwhm: tuple[float, ...], recipe: Recipe, what: str = "galaxies"
+) -> Parents:
     from models.blender import simulate_parents
 
-    with progress_bar("galaxies", n) as step:
+    with progress_bar(what, n) as step:
         return simulate_parents(n, seed, fwhm=fwhm, population=recipe.population, progress=step)
 
 
