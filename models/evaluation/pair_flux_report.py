@@ -326,7 +326,7 @@ def _outcome_table(evaluation: Evaluation) -> str:
 def _bins_table(evaluation: Evaluation, name: str, bins: Bins) -> str:
     network = evaluation.methods[0]
     ours = ("n", "flux_mape", "outliers", "median", "sigma")
-    theirs = ("flux_mape", "outliers", "undetected")
+    theirs = ("flux_mape", "undetected")
     head = [
         "bin",
         *(COLUMNS[one][0] for one in ours),
