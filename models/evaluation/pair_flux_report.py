@@ -157,13 +157,16 @@ def summary(evaluation: Evaluation) -> str:
     for method in evaluation.methods:
         numbers = "".join(f"{_plain(pooled[method][name], name):>18}" for name in shown)
         lines.append(f"{method:<22}{numbers}")
-    lines.append("\nFlux MAPE of sep over that of the network (95 % interval)")
-    for name, each in evaluation.ratios.items():
+    ratios = {name: each for name, each in evaluation.ratios.items() if not np.isnan(each.value)}
+    if ratios:
+        lines.append("\nFlux MAPE of sep over that of the network (95 % interval)")
+    for name, each in ratios.items():
         lines.append(f"  {each.value:5.2f}  ({each.low:.2f} to {each.high:.2f})  {name}")
-    lines.append("\nThe network's intervals hold the truth")
-    for name in COVERAGES:
-        of = pooled[network][name]
-        lines.append(f"  {100 * of.value:5.1f} % of the time, {name[-2:]} % wanted")
+    covered = [pooled[network][name].value for name in COVERAGES]
+    if not np.isnan(covered).any():
+        lines.append("\nTrue fluxes within the network's intervals")
+        for name, share in zip(COVERAGES, covered, strict=True):
+            lines.append(f"  {100 * share:5.1f} %, {name[-2:]} % wanted")
     lines.append("\nMasks, mean IoU")
     for method, row in evaluation.masks.items():
         lines.append(f"  {row['iou'].value:.3f}  {method}")
