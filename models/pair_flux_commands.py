@@ -28,6 +28,7 @@ PRESETS = (
     "blend2mask2flux-code",
 )
 N_HELD_OUT = 1500  # parents that errors are calibrated on
+N_FOR_SEP = 1000  # isolated galaxies that sep is calibrated on
 USUAL_FWHM = (3.0,)  # of the point spread function that they are calibrated for [pixel]
 
 
@@ -80,10 +81,20 @@ def train_pair_flux(
         day = f"{datetime.now(UTC):%Y-%m-%d}"
         source = f"folder {parents.name}" if parents else f"simulated, seed {seed}"
         card = pair_flux.card(trained, recipe, seed, weights, day, source)
+        facts = {"sep_calibration": _sep_calibration(held_out, seed)}  # for workers, beside it
+        card = replace(card, training={**card.training, **facts})
         (out / "card.toml").write_text(registry.to_toml(card))
     found = ", ".join(f"{name.replace('_', ' ')} {x}" for name, x in trained.metrics.items())
     click.echo(f"On galaxies held out: {found}.")
     click.echo(f"Wrote {weights} and card.toml beside it.")
+
+
+def _sep_calibration(parents: Parents, seed: int) -> float:
+    """What makes sep's fluxes of isolated galaxies right at the usual noise."""
+    from models.blender import PAIRS
+    from models.evaluation.known_pairs import calibration
+
+    return round(calibration(parents, PAIRS, N_FOR_SEP, seed), 4)
 
 
 def _parents(folder: Path | None, recipe: Preset | Published, seed: int) -> tuple[Parents, Parents]:
