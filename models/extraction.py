@@ -25,6 +25,8 @@ NO_NOISE = 1.0  # what sep says of a background without noise, in any unit
 LEAST_RADIUS = 1.75  # pixels, of an AUTO aperture
 THIRD = 0.1  # share of all detected light that makes a third detection a galaxy, not a knot
 OBSTACLES = ("more_than_two", "cut_off", "saturated")
+ROW_KIND: Kind = "auto"  # what catalogs are measured with: its calibration hardly moves with depth
+ROW_SUBTRACT = True  # a survey's pixels may have some sky left
 
 
 @dataclass(frozen=True)
