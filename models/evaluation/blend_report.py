@@ -213,7 +213,7 @@ where the galaxies are.</p>
 def _levels(evaluation: Evaluation) -> list[tuple[str, AtNoise]]:
     """Every noise and all together, with what tables call them."""
     each = [
-        (f"{at.noise:.3g} nJy<small>{at.noise / NOISE_UNIT:.3g} ADU</small>", at)
+        (f"{at.noise:.3g}\u00a0nJy<small>{at.noise / NOISE_UNIT:.3g} ADU</small>", at)
         for at in evaluation.at_noise
     ]
     return [*each, ("all", evaluation.everything)]
