@@ -21,6 +21,8 @@ SIZE = 128  # pixel
 STEP_TO_NOISE = 1.0484  # median absolute difference of neighbouring pixels, if noise is Gaussian
 SIGNIFICANT = 0.5  # chance from which a pixel is in a mask
 COUNTS_PER_NJY = 10 ** (0.4 * (25.96 - 31.4))  # of the published images, with zero point 25.96
+MOST = 1e25  # nJy in a pixel; beyond it sums would leave float32
+CLEAREST = 1e7  # signal of a pixel that is still believed [noise]
 VIEWS = 8  # ways of turning and mirroring a square
 
 
@@ -76,7 +78,7 @@ def predict(model: keras.Model, pixels: NDArray, batch_size: int = 64) -> PairFl
         expected = f"(n, {model.input_shape[1]}, {model.input_shape[2]})"
         raise ValueError(f"pair_flux takes cutouts of one band, {expected}, not {pixels.shape}")
     starts = range(0, max(len(pixels), 1), batch_size)
-    parts = [_measured(model, pixels[k : k + batch_size]) for k in starts]
+    parts = [_measured(model, pixels[k : k + batch_size], batch_size) for k in starts]
     masks = [part.masks for part in parts if part.masks is not None]
     return PairFluxes(
         np.concatenate([part.flux for part in parts]),
@@ -86,11 +88,11 @@ def predict(model: keras.Model, pixels: NDArray, batch_size: int = 64) -> PairFl
     )
 
 
-def _measured(model: keras.Model, pixels: NDArray) -> PairFluxes:
-    """The answer for one batch (n, size, size)."""
+def _measured(model: keras.Model, pixels: NDArray, batch_size: int) -> PairFluxes:
+    """The answer for one batch (n, size, size), of at most `batch_size` cutouts."""
     n = len(pixels)
-    clean = np.zeros((max(n, 1), *pixels.shape[1:], 1), np.float32)  # networks take one at least
-    clean[:n, ..., 0] = np.where(np.isfinite(pixels), pixels, 0)
+    clean = np.zeros((batch_size, *pixels.shape[1:], 1), np.float32)  # other lengths compile anew
+    clean[:n, ..., 0] = np.where(np.isfinite(pixels), np.clip(pixels, -MOST, MOST), 0)
     found = {name: np.asarray(x)[:n] for name, x in model.predict_on_batch(clean).items()}
     unknown = np.full((n, 2), np.nan, np.float32)
     masks = found["masks"][..., -2:] > SIGNIFICANT if "masks" in found else None
@@ -129,7 +131,7 @@ class Signal(layers.Layer):
         middle = (empty + steps.shape[1] - 1) // 2
         noise = STEP_TO_NOISE * ops.take_along_axis(steps, middle, axis=1)  # (n, 1)
         noise = ops.where(noise > 0, noise, 1.0)
-        return pixels / noise[:, :, None, None], noise
+        return ops.clip(pixels / noise[:, :, None, None], -CLEAREST, CLEAREST), noise
 
 
 class Turned(layers.Layer):
@@ -270,16 +272,9 @@ def _flux_head(shared: Sequence[Any], context: Any) -> tuple[Any, Any]:
 
 
 def _convolved(x: Any, width: int, name: str, stride: int = 1) -> Any:
-    """3 x 3 convolution and ReLU."""
-    return layers.Conv2D(
-        width,
-        3,
-        strides=stride,
-        padding="same",
-        activation="relu",
-        kernel_initializer="he_normal",
-        name=name,
-    )(x)
+    """3 x 3 convolution, batch normalisation, ReLU."""
+    x = layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False, name=name)(x)
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.98, name=f"{name}_scale")(x))
 
 
 def _two_by_two(x: Any, half: int) -> Any:
@@ -334,7 +329,7 @@ def shares(
 
 
 def _seen_from(network: keras.Model, signal: Any, view: int) -> dict[str, Any]:
-    found = dict(network(Turned(view)(signal) if view else signal))
+    found = dict(network(Turned(view, dtype="float32")(signal) if view else signal))
     for name in ("shares", "masks") if view else ():
         found[name] = Turned(view, back=True, dtype="float32")(found[name])
     return found

@@ -91,10 +91,11 @@ def train_pair_flux(
 
 def _sep_calibration(parents: Parents, seed: int) -> float:
     """What makes sep's fluxes of isolated galaxies right at the usual noise."""
-    from models.blender import PAIRS
     from models.evaluation.known_pairs import calibration
+    from models.pair_flux import SIZE
+    from models.training.pair_flux import usual
 
-    return round(calibration(parents, PAIRS, N_FOR_SEP, seed), 4)
+    return round(calibration(parents, usual(min(parents.size, SIZE)), N_FOR_SEP, seed), 4)
 
 
 def _parents(folder: Path | None, recipe: Preset | Published, seed: int) -> tuple[Parents, Parents]:

@@ -1,8 +1,10 @@
-"""Training of the published networks for pairs, with the losses and schedules as published.
+"""Training of the published networks for pairs, with the published losses and step sizes.
 
 blend2flux learns fluxes, the U-Net masks, and blend2mask2flux both, from a U-Net that was trained
-before. Their pairs are drawn once. Nothing here knows `shares`, which `models.training.pair_flux`
-trains.
+before. Their pairs are drawn once. Not as published: blend2mask2flux learns fluxes from masks held
+fixed before it learns both; pairs held out are of galaxies held out; no stage has more than 200
+epochs; the code's presets had other depths and dropout. Nothing here knows `shares`, which
+`models.training.pair_flux` trains.
 
 References
 ----------
@@ -11,7 +13,8 @@ Boucaud et al. (2020), MNRAS 491, 2481, sect. 3; github.com/aboucaud/coindeblend
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import blender, pair_flux
-from models.training.pair_flux import PIECE, Progress, Trained, convolutions_in
+from models.training.pair_flux import PIECE, Progress, Trained, convolutions_in, usual
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,9 @@ def train(
     half : bool
         Compute convolutions in bfloat16 (recent processors and GPUs).
     checkpoints : Path, optional
-        Folder in which an interrupted training is continued; a `history-*.csv` for each stage is
-        written there.
+        Folder in which an interrupted training is continued: stages that are done are not done
+        again, one that was interrupted goes on after its last epoch (how long the loss has not
+        fallen is counted anew). A `history-*.csv` for each stage is written there.
     progress : callable, optional
         Called with 1 after each epoch.
     """
@@ -102,16 +106,35 @@ def train(
     checked = drawn(held_out, preset, preset.n_checked, seed)
     with convolutions_in(half):
         model = pair_flux.build(preset.architecture, **preset.options)
+    if checkpoints:
+        _begun(checkpoints, preset, seed)
     for stage in preset.stages:
+        done = checkpoints / f"{stage}.weights.h5" if checkpoints else None
+        if done and done.is_file():
+            model.load_weights(done)
+            continue
         _fit(model, stage, learnt, checked, preset, seed, checkpoints, progress)
+        if done:
+            model.save_weights(done)
     whole = pair_flux.build(preset.architecture, **preset.options)
     whole.set_weights(model.get_weights())
     return Trained(whole, preset.options, _measured(whole, checked), len(parents.flux))
 
 
+def _begun(folder: Path, preset: Published, seed: int) -> None:
+    """Refuse a folder in which another training was begun."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "training.json"
+    training = json.loads(json.dumps({"preset": asdict(preset), "seed": seed}))
+    if not log.is_file():
+        log.write_text(json.dumps(training))
+    elif json.loads(log.read_text()) != training:
+        raise ValueError(f"{log} belongs to another training: remove it, or choose another folder")
+
+
 @dataclass(frozen=True)
 class Drawn:
-    """Pairs as these networks learn them: pixels (n, s, s), flux (n, 2) [nJy], masks (n, s, s, 3)."""
+    """Pairs to learn from: pixels (n, s, s) and flux (n, 2) [nJy], masks (n, s, s, 3)."""
 
     pixels: NDArray[np.float32]
     flux: NDArray[np.float64]
@@ -120,7 +143,7 @@ class Drawn:
 
 def drawn(parents: blender.Parents, preset: Published, n: int, seed: int) -> Drawn:
     """Draw pairs once and for all, with the published recipe, neither turned nor made brighter."""
-    recipe = replace(blender.PAIRS, size=preset.size)
+    recipe = usual(preset.size)
     chosen = np.arange(len(parents.flux))
     parts = []
     for first in range(0, n, PIECE):
@@ -219,7 +242,6 @@ def _callbacks(
             )
         )
     if checkpoints:
-        checkpoints.mkdir(parents=True, exist_ok=True)
         found.append(keras.callbacks.CSVLogger(checkpoints / f"history-{stage}.csv", append=True))
         found.append(keras.callbacks.BackupAndRestore(checkpoints / stage))
     if progress:

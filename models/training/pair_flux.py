@@ -33,7 +33,7 @@ KEEP = 5  # rounds between two checkpoints, and two looks at pairs that are not 
 PIECE = 250  # parents simulated at a time
 HELD_OUT_SEED = 9  # of the parents that errors are calibrated on
 REST = 0.1  # light per pixel of which half is shared out [noise]
-MASK_WEIGHT, FLUX_WEIGHT, SCALE_WEIGHT = 0.5, 4.0, 0.2  # in the loss
+MASK_WEIGHT, SCALE_WEIGHT = 0.5, 0.1  # in the losses of shares and of fluxes
 
 SUMMARIES = {
     "shares": "Measures both galaxies of a pair, by sharing out the light of every pixel.",
@@ -52,37 +52,41 @@ class Preset:
     A round is `round_size` freshly drawn pairs, each shown `repeats` times. Of the cutouts, the
     share `usual_noise` have the noise of `blender.PAIRS`, the others any from `noise` [nJy]. Every
     `anywhere`-th round has companions anywhere within 40 pixels instead of where the published
-    rule puts them.
+    rule puts them. After `rounds`, in which the learning rate rises and falls, come `more_rounds`
+    with another one that falls again.
     """
 
     architecture: str = "shares"
     options: dict[str, Any] = field(default_factory=dict)
-    n_parents: int = 8_000
-    fwhm: tuple[float, ...] = (2.5, 3.0, 3.0, 3.0, 3.6, 4.5)  # [pixel]
-    rounds: int = 110
+    n_parents: int = 6_000
+    fwhm: tuple[float, ...] = (2.6, 3.0, 3.0, 3.0, 3.0, 3.6)  # [pixel]
+    rounds: int = 46
     round_size: int = 1024
     repeats: int = 3
-    singles: float = 0.08
-    anywhere: int = 8
-    usual_noise: float = 0.6
+    singles: float = 0.05
+    anywhere: int = 10
+    usual_noise: float = 0.7
     noise: tuple[float, float] = (0.2, 6.0)
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2.5e-3
+    flux_weight: tuple[float, float] = (0.5, 5.0)  # of the loss, at first and in the end
+    more_rounds: int = 0
+    more_learning_rate: float = 1e-3
     n_checked: int = 2048  # pairs that errors are calibrated on
 
     @property
     def n_pairs(self) -> int:
         """Different pairs that are shown."""
-        return self.rounds * self.round_size
+        return n_steps(self) * self.round_size
 
     @property
     def recipe(self) -> blender.Recipe:
         """Pairs of the usual kind, in cutouts as large as the network's."""
-        return replace(blender.PAIRS, size=int(self.options.get("size", pair_flux.SIZE)))
+        return usual(int(self.options.get("size", pair_flux.SIZE)))
 
 
 PRESETS = {
     "quick": Preset(n_parents=1500, rounds=20, n_checked=1024),
-    "shipped": Preset(),
+    "shipped": Preset(more_rounds=28),
 }
 
 
@@ -94,21 +98,21 @@ def simulated_parents(
     `progress` is called with 1 after each 250.
     """
     from concurrent.futures import ProcessPoolExecutor
-    from functools import partial
     from multiprocessing import get_context
 
-    draw = partial(_piece, n, seed, tuple(fwhm))
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        coming = [
+            pool.submit(
+                blender.simulate_parents, min(PIECE, n - first), seed, fwhm=tuple(fwhm), first=first
+            )
+            for first in range(0, n, PIECE)
+        ]
         pieces = []
-        for piece in pool.map(draw, range(0, n, PIECE)):
-            pieces.append(piece)
+        for piece in coming:
+            pieces.append(piece.result())
             if progress:
                 progress(1)
     return joined(pieces)
-
-
-def _piece(n: int, seed: int, fwhm: tuple[float, ...], first: int) -> blender.Parents:
-    return blender.simulate_parents(min(PIECE, n - first), seed, fwhm=fwhm, first=first)
 
 
 def joined(pieces: Sequence[blender.Parents]) -> blender.Parents:
@@ -120,6 +124,11 @@ def joined(pieces: Sequence[blender.Parents]) -> blender.Parents:
     return blender.Parents(**arrays, ids=ids, rejected=rejected)
 
 
+def usual(size: int) -> blender.Recipe:
+    """`blender.PAIRS`, in cutouts of this size."""
+    return replace(blender.PAIRS, size=size, max_offset=size // 2)
+
+
 def chosen(parents: blender.Parents, rows: NDArray[np.integer]) -> blender.Parents:
     """Some of the parents."""
     names = ("light", "flux", "radius", "kind", "fwhm", "noise")
@@ -129,7 +138,7 @@ def chosen(parents: blender.Parents, rows: NDArray[np.integer]) -> blender.Paren
 
 def n_steps(preset: Preset) -> int:
     """Rounds that `train` reports to its progress hook."""
-    return preset.rounds
+    return preset.rounds + preset.more_rounds
 
 
 @dataclass(frozen=True)
@@ -182,14 +191,14 @@ def train(
         noisy = np.max(parents.noise[pairs.parent], axis=1) > 0
         shown = Cutouts(pairs, noisy, preset, seed, number)
         losses = learner.fit(shown, verbose=0, shuffle=False).history
-        last = number + 1 == preset.rounds
+        shown.forget()
+        last = number + 1 == n_steps(preset)
         if kept and ((number + 1) % KEEP == 0 or last):
             kept.keep(learner, number + 1)
         if history and ((number + 1) % KEEP == 0 or last):
             _note(history, number + 1, losses, learner, checked)
         if progress:
             progress(1)
-    learner.optimizer.finalize_variable_values(learner.trainable_variables)
     return _calibrated(learner, preset, checked, len(parents.flux))
 
 
@@ -231,20 +240,39 @@ def convolutions_in(half: bool) -> Iterator[None]:
 
 
 def _optimizer(preset: Preset) -> keras.optimizers.Optimizer:
-    """AdamW whose step warms up and falls to nothing, with averaged weights."""
-    steps = preset.rounds * preset.repeats * preset.round_size // BATCH
+    """AdamW whose step warms up and falls to nothing."""
+    per_round = preset.repeats * preset.round_size // BATCH
+    steps = preset.rounds * per_round
     warm_up = min(300, steps // 5)
-    rate = keras.optimizers.schedules.CosineDecay(
+    rate: Any = keras.optimizers.schedules.CosineDecay(
         0.1 * preset.learning_rate,
         max(1, steps - warm_up),
         alpha=0.005,
         warmup_target=preset.learning_rate,
         warmup_steps=warm_up,
     )
-    memory = min(0.998, 1 - 10 / max(steps, 20))  # of the averaged weights
-    return keras.optimizers.AdamW(
-        rate, weight_decay=1e-3, global_clipnorm=3.0, use_ema=True, ema_momentum=memory
-    )
+    if preset.more_rounds:
+        more = preset.more_rounds * per_round
+        rate = Restarted(
+            rate, keras.optimizers.schedules.CosineDecay(preset.more_learning_rate, more), steps
+        )
+    return keras.optimizers.AdamW(rate, weight_decay=1e-3, clipnorm=1.0)
+
+
+class Restarted(keras.optimizers.schedules.LearningRateSchedule):
+    """One schedule for so many steps, then another."""
+
+    def __init__(self, first: Any, then: Any, steps: int) -> None:
+        self.first, self.then, self.steps = first, then, steps
+
+    def __call__(self, step: Any) -> Any:
+        """Learning rate of a step."""
+        after = ops.maximum(ops.cast(step, "float32") - self.steps, 0.0)
+        return ops.where(step < self.steps, self.first(step), self.then(after))
+
+    def get_config(self) -> dict[str, Any]:
+        """What it is made of."""
+        return {"first": self.first, "then": self.then, "steps": self.steps}
 
 
 def share_loss(light: Any, logits: Any) -> Any:
@@ -281,7 +309,7 @@ def flux_loss(log_true: Any, found: Any) -> Any:
     wrong = ops.abs(found[..., 0] - log_true)
     log_scale = ops.clip(found[..., 1], -7.0, 3.0)
     unlikely = log_scale + ops.stop_gradient(wrong) * ops.exp(-log_scale)
-    return ops.mean(known * (FLUX_WEIGHT * wrong + SCALE_WEIGHT * unlikely), axis=-1)
+    return ops.mean(known * (wrong + SCALE_WEIGHT * unlikely), axis=-1)
 
 
 def mape(log_true: Any, found: Any) -> Any:
@@ -301,18 +329,28 @@ def _rounds(
     def drawn(number: int) -> blender.Pairs:
         recipe = replace(preset.recipe, singles=preset.singles)
         if preset.anywhere and number % preset.anywhere == preset.anywhere - 1:
-            recipe = replace(recipe, separation="uniform", max_offset=40)
+            recipe = replace(recipe, separation="uniform", max_offset=5 * recipe.size // 16)
         start = number * preset.round_size
         size = preset.round_size
         return blender.draw(parents, chosen, size, seed, recipe, first=start, vary=True)
 
     with ThreadPoolExecutor(1) as drawer:
         coming: Future[blender.Pairs] = drawer.submit(drawn, first)
-        for number in range(first, preset.rounds):
+        for number in range(first, n_steps(preset)):
             pairs = coming.result()
-            if number + 1 < preset.rounds:
+            if number + 1 < n_steps(preset):
                 coming = drawer.submit(drawn, number + 1)
             yield number, pairs
+
+
+def flux_weight(done: float, preset: Preset) -> float:
+    """Weight of the loss of fluxes when the share `done` of the first rounds is over.
+
+    Shares are learnt first: what a flux says about each pixel is mostly noise until they are good.
+    In the second half the weight grows from its first to its last value.
+    """
+    first, last = preset.flux_weight
+    return float(first * (last / first) ** min(max(0.0, 2 * done - 1), 1.0))
 
 
 class Cutouts(keras.utils.PyDataset):
@@ -327,6 +365,7 @@ class Cutouts(keras.utils.PyDataset):
     ) -> None:
         super().__init__(workers=1, max_queue_size=8)
         self.pairs, self.noisy, self.preset, self.key = pairs, noisy, preset, (seed, number)
+        self.flux_weight = flux_weight(number / preset.rounds, preset)
         rng = np.random.default_rng([*self.key, 2])
         orders = [rng.permutation(len(pairs.flux)) for _ in range(preset.repeats)]
         self.rows = np.concatenate(orders)
@@ -334,7 +373,11 @@ class Cutouts(keras.utils.PyDataset):
     def __len__(self) -> int:
         return len(self.rows) // BATCH
 
-    def __getitem__(self, index: int) -> tuple[NDArray, dict[str, NDArray]]:
+    def forget(self) -> None:
+        """Let go of the pairs: Keras keeps whatever it was fitted to."""
+        del self.pairs
+
+    def __getitem__(self, index: int) -> tuple[NDArray, dict[str, NDArray], dict[str, NDArray]]:
         rows = self.rows[index * BATCH : (index + 1) * BATCH]
         rng = np.random.default_rng([*self.key, 3, index])
         size = self.pairs.pixels.shape[1]
@@ -344,7 +387,8 @@ class Cutouts(keras.utils.PyDataset):
             pixels[k, ..., 0], light[k] = self._seen(row, rng)
         with np.errstate(divide="ignore"):
             log_flux = np.log(self.pairs.flux[rows]).astype(np.float32)
-        return pixels, {"logits": light, "fluxes": log_flux}
+        weights = {"logits": np.ones(len(rows)), "fluxes": np.full(len(rows), self.flux_weight)}
+        return pixels, {"logits": light, "fluxes": log_flux}, weights
 
     def _seen(self, row: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
         """Pixels (s, s) [nJy] and light (s/2, s/2, 2) per pixel [noise] of one pair, turned."""
@@ -384,12 +428,11 @@ def _checked(held_out: blender.Parents, preset: Preset, seed: int) -> Checked:
 def _note(
     path: Path, done: int, losses: dict[str, list[float]], learner: keras.Model, checked: Checked
 ) -> None:
-    """Add a line to the history: what the averaged weights make of 500 pairs they do not learn."""
+    """Add a line to the history: what the network makes of 500 pairs that it does not learn."""
     found = learner.predict(
         checked.pixels[:500, ..., None],
         batch_size=BATCH,
         verbose=0,
-        callbacks=[keras.callbacks.SwapEMAWeights()],
     )
     wrong = np.abs(np.exp(found["fluxes"][..., 0]) / checked.flux[:500] - 1)
     line = {
@@ -408,17 +451,24 @@ def _note(
 
 
 def _calibrated(learner: keras.Model, preset: Preset, checked: Checked, n_parents: int) -> Trained:
-    """The finished network, with errors that hold as many of the held out fluxes as they say."""
+    """The finished network, with errors that hold as many held out fluxes as they say.
+
+    Half of the pairs held out are for that, the other half for its metrics.
+    """
     weights = learner.get_layer("network").get_weights()
     model = pair_flux.build(preset.architecture, **preset.options)
     model.get_layer("network").set_weights(weights)
-    found = pair_flux.predict(model, checked.pixels)
-    half, ratio = intervals(found.flux, found.error, checked.flux)
+    found, fitted = pair_flux.predict(model, checked.pixels), len(checked.flux) // 2
+    flux, error, true = found.flux, found.error, checked.flux
+    half, ratio = intervals(flux[:fitted], error[:fitted], true[:fitted])
     options = {**preset.options, "interval_68": round(half, 4), "interval_95": round(ratio, 4)}
     model = pair_flux.build(preset.architecture, **options)
     model.get_layer("network").set_weights(weights)
-    wrong = np.abs(found.flux / checked.flux - 1)
-    metrics = {"held_out_flux_mape": round(100 * float(wrong.mean()), 3)}
+    off = np.abs(flux - true)[fitted:]
+    metrics = {
+        "held_out_flux_mape": round(100 * float((off / true[fitted:]).mean()), 3),
+        "held_out_coverage": round(float((off < half * error[fitted:]).mean()), 4),
+    }
     return Trained(model, options, metrics, n_parents)
 
 
