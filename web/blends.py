@@ -41,8 +41,8 @@ class Brightness:
     mag_error: str
     sep_flux: str
     sep_mag: str
-    difference: str  # sep - network [mag]
-    errors: str  # the same difference of fluxes, in errors of the network's
+    brighter: str  # by how much sep makes it brighter than the network does [mag]
+    errors: str  # the same of fluxes, in errors of the network's
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def _brightness(
 ) -> Brightness:
     mag, sep_mag = magnitude(flux), magnitude(sep)
     written, its_error = rounded(flux, error)
-    mag_error = difference = errors = ""
+    mag_error = brighter = errors = ""
     if flux and mag is not None and error is not None:
         mag_error = f"{2.5 / math.log(10) * error / flux:.3f}"
     if mag is not None and sep_mag is not None:
-        difference = _signed(sep_mag - mag, 3)
+        brighter = _signed(mag - sep_mag, 3)
     if flux is not None and sep is not None and error:
         errors = _signed((sep - flux) / error, 1)
     return Brightness(
@@ -112,7 +112,7 @@ def _brightness(
         mag_error=mag_error,
         sep_flux=rounded(sep)[0],
         sep_mag="" if sep_mag is None else f"{sep_mag:.3f}",
-        difference=difference,
+        brighter=brighter,
         errors=errors,
     )
 

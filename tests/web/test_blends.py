@@ -133,9 +133,19 @@ def test_a_source_shows_the_fluxes_beside_those_of_sep(client: FlaskClient, site
     assert "Flux in r [nJy] 5000 ± 100 2000 ± 80" in shown
     assert "Magnitude [mag AB] 22.153 ± 0.022 23.147 ± 0.043" in shown
     assert "Flux by sep [nJy] 5100 1900" in shown
-    assert "sep − network [mag] −0.022 +0.056" in shown
-    assert "in errors of its flux [σ] +1.0 −1.2" in shown
+    assert "sep brighter by [mag] +0.022 −0.056" in shown
+    assert "and in flux by [errors of the network] +1.0 −1.2" in shown
+    assert "not corrected for extinction. Separation" in shown
     assert "Separation 2.50″ by the masks. sep detects 2 sources here." in shown
+
+
+def test_light_of_a_lone_detection_of_sep_is_said_to_be_perhaps_that_of_both(
+    client: FlaskClient, site: Site
+) -> None:
+    words = "sep made one detection: its light may be that of both."
+
+    assert words in opinions(client, site, 41)["shares.v1"]
+    assert words not in opinions(client, site, 40)["shares.v1"]
 
 
 def test_the_bands_of_other_versions_follow_the_current_one(
