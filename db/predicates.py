@@ -77,6 +77,7 @@ annotated_source = sa.table(
     sa.column("blend_detections", Blend.__table__.c.sep_detections.type),
     sa.column("blend_flags", Blend.__table__.c.flags.type),
     sa.column("blend_version", ModelVersion.__table__.c.name.type),
+    sa.column("blend_run_id", Blend.__table__.c.run_id.type),
     *(
         sa.column(name, PairFlux.__table__.c[name].type)
         for name in (
@@ -84,8 +85,10 @@ annotated_source = sa.table(
             *("separation", "sep_flux_central", "sep_flux_companion"),
         )
     ),
+    sa.column("pair_flux_detections", PairFlux.__table__.c.sep_detections.type),
     sa.column("pair_flux_flags", PairFlux.__table__.c.flags.type),
     sa.column("pair_flux_version", ModelVersion.__table__.c.name.type),
+    sa.column("pair_flux_run_id", PairFlux.__table__.c.run_id.type),
 )
 
 TOKENS = {

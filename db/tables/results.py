@@ -124,13 +124,16 @@ class PairFlux(Base):
         comment="Error of flux_companion: half the width of its 68 % interval [nJy]"
     )
     separation: Mapped[float | None] = mapped_column(
-        comment="Distance of the companion from the centre, by the masks [arcsec]; null without one"
+        comment="Distance between the centroids of the light of the two galaxies [arcsec]; "
+        "null without a companion"
     )
     sep_flux_central: Mapped[float | None] = mapped_column(
-        comment="Flux of the central galaxy by sep, calibrated on isolated galaxies [nJy]"
+        comment="AUTO flux of the central galaxy by sep, calibrated on the simulated galaxies of "
+        "the card [nJy]; null where sep detects nothing there"
     )
     sep_flux_companion: Mapped[float | None] = mapped_column(
-        comment="Flux of the companion by sep, likewise [nJy]; null where sep finds no second one"
+        comment="AUTO flux of the companion by sep, likewise [nJy]; null likewise, as a lone "
+        "detection counts for the galaxy it lies at, and for no other"
     )
     sep_detections: Mapped[int | None] = mapped_column(
         SmallInteger, comment="How many sources sep detects in the field the network looks at"

@@ -37,6 +37,7 @@ NEW_COLUMNS = (
         "blend_version.name",
         "Model version of p_blend, as architecture.tag; null where it was not annotated",
     ),
+    ("blend_run_id", "blend.run_id", "Run that computed p_blend: run.id"),
     (
         "flux_central",
         "pair_flux.flux_central",
@@ -60,17 +61,25 @@ NEW_COLUMNS = (
     (
         "separation",
         "pair_flux.separation",
-        "Distance of the companion from the centre, by the masks [arcsec]; null without one",
+        "Distance between the centroids of the light of the two galaxies [arcsec]; "
+        "null without a companion",
     ),
     (
         "sep_flux_central",
         "pair_flux.sep_flux_central",
-        "Flux of the central galaxy by sep, calibrated on isolated galaxies [nJy]",
+        "AUTO flux of the central galaxy by sep, calibrated on the simulated galaxies of "
+        "the card [nJy]; null where sep detects nothing there",
     ),
     (
         "sep_flux_companion",
         "pair_flux.sep_flux_companion",
-        "Flux of the companion by sep, likewise [nJy]; null where sep finds no second one",
+        "AUTO flux of the companion by sep, likewise [nJy]; null likewise, as a lone "
+        "detection counts for the galaxy it lies at, and for no other",
+    ),
+    (
+        "pair_flux_detections",
+        "pair_flux.sep_detections",
+        "How many sources sep detects in the field that the fluxes are about",
     ),
     ("pair_flux_flags", "pair_flux.flags", f"{BLEND_FLAGS}, 512 no companion in the masks"),
     (
@@ -78,6 +87,7 @@ NEW_COLUMNS = (
         "pair_flux_version.name",
         "Model version of the fluxes, as architecture.tag; null where it was not annotated",
     ),
+    ("pair_flux_run_id", "pair_flux.run_id", "Run that computed the fluxes: run.id"),
 )
 JOIN = """
 LEFT JOIN {table}
@@ -175,19 +185,19 @@ def upgrade() -> None:
             "separation",
             sa.REAL(),
             nullable=True,
-            comment="Distance of the companion from the centre, by the masks [arcsec]; null without one",
+            comment="Distance between the centroids of the light of the two galaxies [arcsec]; null without a companion",
         ),
         sa.Column(
             "sep_flux_central",
             sa.REAL(),
             nullable=True,
-            comment="Flux of the central galaxy by sep, calibrated on isolated galaxies [nJy]",
+            comment="AUTO flux of the central galaxy by sep, calibrated on the simulated galaxies of the card [nJy]; null where sep detects nothing there",
         ),
         sa.Column(
             "sep_flux_companion",
             sa.REAL(),
             nullable=True,
-            comment="Flux of the companion by sep, likewise [nJy]; null where sep finds no second one",
+            comment="AUTO flux of the companion by sep, likewise [nJy]; null likewise, as a lone detection counts for the galaxy it lies at, and for no other",
         ),
         sa.Column(
             "sep_detections",
