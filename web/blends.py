@@ -1,4 +1,4 @@
-"""What a source's page says of blends: both verdicts in words, fluxes as text, masks as outlines.
+"""What the pages say of blends: two opinions in words, fluxes as text, masks as outlines.
 
 Which opinions there are is read by `db.queries`; the page itself is `web.sources`.
 """
@@ -22,7 +22,7 @@ GALAXIES = ("central", "companion")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Agreement:
     """What network and sep make of a source, and whether that is the same; None: cannot be said."""
 
     sep: str
@@ -55,28 +55,52 @@ class Masks:
     overlap: str
 
 
-def verdict(blend: Blend) -> Verdict:
+def agree(p_blend: float | None, sep_is_blend: bool | None) -> bool | None:
+    """Whether network and sep are of one opinion; None where one of them has none."""
+    if p_blend is None or sep_is_blend is None:
+        return None
+    return (p_blend >= BLEND) == sep_is_blend
+
+
+def finding(sep_is_blend: bool | None, detections: int | None) -> str:
+    """Name what sep finds; empty where it says nothing."""
+    if sep_is_blend is None or detections is None:
+        return ""
+    if detections == 0:
+        return "nothing"
+    return "blend" if sep_is_blend else "one galaxy"
+
+
+def agreement(blend: Blend) -> Agreement:
     """Say what sep found, and whether it agrees with the network."""
     sep = _by_sep(blend)
-    if blend.p_blend is None or blend.sep_is_blend is None:
-        return Verdict(sep, "", None)
-    by_network = blend.p_blend >= BLEND
-    if by_network == blend.sep_is_blend:
-        both = "a blend" if by_network else "one galaxy"
-        return Verdict(sep, f"Network and sep agree: {both}.", True)
+    match agree(blend.p_blend, blend.sep_is_blend):
+        case None:
+            return Agreement(sep, "", None)
+        case True:
+            both = "a blend" if blend.sep_is_blend else "one galaxy"
+            return Agreement(sep, f"Network and sep agree: {both}.", True)
     words = ("a blend to the network, not to sep", "one galaxy to the network, a blend to sep")
-    return Verdict(sep, f"They disagree: {words[not by_network]}.", False)
+    return Agreement(sep, f"They disagree: {words[bool(blend.sep_is_blend)]}.", False)
 
 
 def _by_sep(blend: Blend) -> str:
     n = blend.sep_detections
-    if blend.sep_is_blend is None or n is None:
+    found = finding(blend.sep_is_blend, n)
+    if not found:
         return "no verdict"
     if n == 0:
         return "nothing detected"
-    word = "blend" if blend.sep_is_blend else "one galaxy"
     merged = ", marked as merged" if blend.sep_is_blend and n == 1 else ""
-    return f"{word} ({n} detection{'' if n == 1 else 's'}{merged})"
+    return f"{found} ({n} detection{'' if n == 1 else 's'}{merged})"
+
+
+def field(version: ModelVersion, looked_at: CutoutSet | None) -> str:
+    """Say which part of a larger cutout a version looked at; empty where it saw all of it."""
+    size = (version.card.get("inputs") or {}).get("size")
+    if not size or looked_at is None or looked_at.size <= size:
+        return ""
+    return f"the middle {size} px, {size * looked_at.pixel_scale:.3g}″"
 
 
 def fluxes(pair: PairFlux) -> list[Brightness]:

@@ -63,12 +63,15 @@ def value(number: Any, column: str = "") -> str:
 
 
 def probability(p: float | None) -> str:
-    """Write a probability with three decimals, never rounding to a certainty it is not."""
+    """Write a probability with three decimals, never as a certainty.
+
+    A network's 0 and 1 are where single precision ends, so they read like their neighbours.
+    """
     if p is None:
         return DASH
-    if 0 < p < 0.0005:
+    if p < 0.0005:
         return "<0.001"
-    if 0.9995 <= p < 1:
+    if p >= 0.9995:
         return ">0.999"
     return f"{p:.3f}"
 

@@ -55,6 +55,7 @@ VERDICT_WORDS = {
     "disagree": "network and sep disagree",
 }
 DEFAULT_SORT = "-p"
+BLEND_SORT = "-blend"  # of selections that are about blends
 DEFAULT_RADIUS = 60.0  # arcsec
 MAX_RADIUS = 36_000.0  # arcsec
 MAX_BIGINT = 2**63 - 1
@@ -78,6 +79,7 @@ class Request:
 
     selection: Selection
     sort: str
+    usual_sort: str  # where none is given
     view: str
     arguments: dict[str, str]
 
@@ -92,10 +94,12 @@ def read(
 ) -> Request:
     """Read the selection from the current request's address; `paged` allows after and before."""
     arguments = read_arguments((*FILTERS, "sort", "view", *(PAGES if paged else ())))
-    sort = read_choice(arguments, "sort", SORTS, DEFAULT_SORT)
+    selection = _selection(arguments, catalogs, saved)
+    usual_sort = BLEND_SORT if selection.wants_blend else DEFAULT_SORT
+    sort = read_choice(arguments, "sort", SORTS, usual_sort)
     view = read_choice(arguments, "view", VIEWS, VIEWS[0])
     kept = {name: value for name, value in arguments.items() if name not in PAGES}
-    return Request(_selection(arguments, catalogs, saved), sort, view, kept)
+    return Request(selection, sort, usual_sort, view, kept)
 
 
 def read_positions(sort: str) -> tuple[Position | None, Position | None]:

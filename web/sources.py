@@ -75,6 +75,8 @@ def listing() -> str:
         sort_words=SORT_WORDS,
         opinion_words=parameters.OPINION_WORDS,
         verdict_words=parameters.VERDICT_WORDS,
+        agree=blends.agree,
+        finding=blends.finding,
     )
 
 
@@ -142,9 +144,10 @@ def one(source_id: int) -> str:
         sexagesimal_position=sexagesimal(source["ra"], source["dec"]) if placed else None,
         comments=queries.column_comments(session()),
         opinions=queries.opinions(session(), Shred, source_id),
-        verdicts=[(row, blends.verdict(row.Blend)) for row in said],
-        pairs=[(row, blends.fluxes(row.PairFlux)) for row in pairs],
+        agreements=[(row, blends.agreement(row.Blend), _field(row)) for row in said],
+        pairs=[(row, blends.fluxes(row.PairFlux), _field(row)) for row in pairs],
         p_blend=source["p_blend"],
+        blend_from=queries.BLEND,
         masks=_masks(pairs, picture),
         cutout=picture,
         addresses=cutouts.addresses(picture) if picture else None,
@@ -171,6 +174,12 @@ def _masks(pairs: Sequence[Row], picture: Row | None) -> blends.Masks | None:
         if looked_at and picture:
             return blends.masks(said, version, looked_at, picture.CutoutSet)
     return None
+
+
+def _field(opinion: Row) -> str:
+    """Return which part of its cutout an opinion is about; empty where it is all of it."""
+    version = opinion.ModelVersion
+    return blends.field(version, queries.looked_at(session(), opinion[0].source_id, version.id))
 
 
 def _wanted() -> parameters.Request:

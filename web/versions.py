@@ -55,6 +55,7 @@ def card(annotator: str, name: str) -> str:
         build=_readable(version.card.get("build")),
         metrics=_metrics(version.card),
         state_words=STATE_WORDS[version.state],
+        blend_from=queries.BLEND,
     )
 
 

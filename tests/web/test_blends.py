@@ -78,10 +78,10 @@ def test_verdicts_are_put_into_words(
 ) -> None:
     said = Blend(p_blend=p_blend, sep_is_blend=is_blend, sep_detections=detections)
 
-    verdict = blends.verdict(said)
+    agreement = blends.agreement(said)
 
-    assert (verdict.sep, verdict.agree) == (sep, agree)
-    assert ("disagree" in verdict.words) == (agree is False)
+    assert (agreement.sep, agreement.agree) == (sep, agree)
+    assert ("disagree" in agreement.words) == (agree is False)
 
 
 @pytest.mark.parametrize("size", [5, 8])
@@ -262,8 +262,45 @@ def test_the_likeliest_blends_come_first_if_asked(client: FlaskClient) -> None:
 
     found = re.findall(r'aria-label="Source (src-\d+),', page)
     assert found[:7] == [f"src-{k:03}" for k in (40, 47, 44, 41, 46, 42, 43)]
-    assert "of being a blend 0.990" in page
+    assert "probability of being a blend 0.990, sep finds blend" in page
     assert "Under each image: P(blend)." in page
+
+
+def test_a_selection_of_blends_begins_with_the_likeliest(client: FlaskClient) -> None:
+    usual = client.get("/sources?blend=both").text
+    otherwise = client.get("/sources?blend=both&sort=blend").text
+
+    found = re.findall(r'aria-label="Source (src-\d+),', usual)
+    assert found == [f"src-{k:03}" for k in (40, 47, 44, 46)]
+    assert re.findall(r'aria-label="Source (src-\d+),', otherwise) == found[::-1]
+    assert '<option value="" selected>P(blend), highest first' in usual
+    assert '<option value="-p" >P(shred), highest first' in usual
+
+
+def test_the_gallery_of_blends_has_their_flags_and_what_sep_finds(client: FlaskClient) -> None:
+    page = client.get("/sources?blend_min=0.9").text
+
+    assert "more than two sources" in _text(page)
+    assert '<span class="disagreeing">sep: one galaxy</span>' in page
+    assert page.count('<span class="quiet">sep: blend</span>') == 4
+
+
+def test_the_table_has_columns_for_what_was_judged(client: FlaskClient) -> None:
+    blends_only = client.get("/sources?view=table&blend=sep&catalog=field").text
+    both = client.get("/sources?view=table").text
+
+    heads = [re.findall(r'<th scope="col"[^>]*>([^<]+)', page) for page in (blends_only, both)]
+    assert "Flags (blends)" in heads[0]
+    assert {"P(shred)", "Flags (shreds)"} <= set(heads[1])
+
+
+def test_an_opinion_says_which_part_of_a_larger_cutout_it_is_about() -> None:
+    version = ModelVersion(card={"inputs": {"size": 64}})
+    larger = CutoutSet(size=128, pixel_scale=0.06)
+
+    assert blends.field(version, larger) == "the middle 64 px, 3.84″"
+    assert blends.field(version, CutoutSet(size=64, pixel_scale=0.06)) == ""
+    assert blends.field(version, None) == ""
 
 
 def test_the_table_says_what_sep_finds(client: FlaskClient) -> None:

@@ -108,7 +108,7 @@ def test_a_model_page_shows_units_of_metrics_and_what_errors_are_multiplied_with
         ("coverage of the 68 % interval", "0.681"),
     ]
     assert "<dt>interval 95</dt><dd>1.93</dd>" in page
-    assert 'href="/sources?sort=-blend&amp;blend_min=0.5"' in page
+    assert 'href="/sources?blend_min=0.5"' in page
 
 
 def test_models_are_listed_with_their_states(client: FlaskClient, site: Site) -> None:
