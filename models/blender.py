@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.blender_files import read_parents
+from models.blender_files import is_for_tests, read_parents
 from models.blender_parents import (
     DEEP,
+    FIRST_TEST_SEED,
     KINDS,
+    NANOMAGGY,
     SHARES,
     WIDE,
     ZERO_POINT,
@@ -34,9 +36,11 @@ from models.blender_parents import (
 __all__ = [
     "BLENDS",
     "DEEP",
+    "FIRST_TEST_SEED",
     "KINDS",
     "MASKS",
     "MASK_LEVEL",
+    "NANOMAGGY",
     "PAIRS",
     "PUBLISHED_LEVELS",
     "PUBLISHED_SIGMA",
@@ -49,6 +53,7 @@ __all__ = [
     "Population",
     "Recipe",
     "draw",
+    "is_for_tests",
     "read_parents",
     "simulate_parents",
     "split",
@@ -141,12 +146,21 @@ class Pairs:
 
     @property
     def separation(self) -> NDArray[np.float32]:
-        """Distance of companion and central, shape (n,) [pixel]; NaN where there is none."""
+        """Distance of companion and central, shape (n,) [pixel]; NaN where there is none.
+
+        That of the whole pixels dx, dy by which the companion was moved. Each galaxy lies up to
+        half a pixel from the middle along both axes, so that the distance of the two centres may
+        differ by up to 1.4 pixels.
+        """
         return np.hypot(self.dx, self.dy)
 
 
 def split(n: int, seed: int, test: float = 0.2) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the galaxies for training and of those for tests; no galaxy is in both."""
+    """Rows of the galaxies for training and of those for tests; no galaxy is in both.
+
+    It is another split with every seed, and so made for simulated galaxies, which are others with
+    every seed too. Those of the user have their split by name (`is_for_tests`).
+    """
     order = np.random.default_rng([seed, n]).permutation(n)
     n_test = int(test * n)
     return np.sort(order[n_test:]), np.sort(order[:n_test])
@@ -201,6 +215,8 @@ def draw(
         No two of the chosen parents can meet, or their cutouts are smaller than the recipe's.
     """
     chosen = np.asarray(chosen)
+    if not len(chosen):
+        raise ValueError("expected galaxies to choose from, but there are none; give more of them")
     if parents.size < recipe.size:
         raise ValueError(
             f"expected parents of at least {recipe.size} pixels, but they have {parents.size}"

@@ -65,12 +65,19 @@ class Order:
     test: float
     masks: bool
     parents: Path  # folder where `_store` put them
+    own: bool  # galaxies of the user
 
 
 @click.command("blends")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--n", "count", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=blender.FIRST_TEST_SEED,
+    show_default=True,
+    help="Of galaxies and pairs. Trainings draw theirs from 0 to 9; networks are judged on others.",
+)
 @click.option("--first", type=click.IntRange(0), default=0, help="Number of the first cutout.")
 @click.option(
     "--recipe",
@@ -108,7 +115,8 @@ class Order:
     type=click.FloatRange(0, 1),
     default=0.2,
     show_default=True,
-    help="Share of galaxies, and of cutouts, that are set apart for tests.",
+    help="Share of cutouts, and of simulated galaxies, that are set apart for tests. Of the "
+    "galaxies of --parents it is always the same fifth.",
 )
 @click.option("--zero-point", type=float, help="AB magnitude of one unit, for files of --parents.")
 @click.option("--masks", is_flag=True, help="Also write masks.npz.")
@@ -142,7 +150,7 @@ def blends(
     numbers = range(first, first + count)
     kept = _others(out / "truth.csv", {_name(word, seed, number) for number in numbers})
     with TemporaryDirectory(dir=out, prefix=".parents-") as store, _pool(processes) as run:
-        order = Order(out, word, recipe, seed, test, masks, Path(store))
+        order = Order(out, word, recipe, seed, test, masks, Path(store), bool(folder))
         if folder:
             _read(folder, zero_point, order)
         else:
@@ -213,11 +221,16 @@ def _read(folder: Path, zero_point: float | None, order: Order) -> None:
 
     with _explained(), progress_bar("files", len(fits_files(folder))) as step:
         parents = blender.read_parents(
-            folder, size=PARENT_SIZE, zero_point=zero_point, progress=step
+            folder, size=PARENT_SIZE, zero_point=zero_point, split="all", progress=step
         )
     for name, why in parents.rejected.items():
         click.echo(f"Left out {name}: {why}", err=True)
-    click.echo(f"Read {len(parents.ids)} galaxies; left out {len(parents.rejected)}.", err=True)
+    for_tests = sum(map(blender.is_for_tests, parents.ids))
+    click.echo(
+        f"Read {len(parents.ids)} galaxies, {for_tests} of them for tests; left out "
+        f"{len(parents.rejected)}.",
+        err=True,
+    )
     _store(order.parents, len(parents.ids), iter([parents]))
 
 
@@ -287,7 +300,7 @@ def make_one(order: Order, number: int) -> tuple[Row, NDArray[np.uint8] | None]:
     """Make and write one cutout; return its row of truth.csv, and its masks where wanted."""
     parents = _stored(order.parents)
     for_test = np.random.default_rng([order.seed, number, 2]).random() < order.test
-    chosen = blender.split(len(parents.ids), order.seed, order.test)[int(for_test)]
+    chosen = _split(order, parents)[int(for_test)]
     pair = blender.draw(parents, chosen, 1, order.seed, order.recipe, first=number)
     name = _name(order.word, order.seed, number)
     ra, dec = _position(order.word, order.seed, number)
@@ -301,6 +314,14 @@ def make_one(order: Order, number: int) -> tuple[Row, NDArray[np.uint8] | None]:
         "mag_r": _number(_magnitude(float(pair.pixels.sum(dtype=np.float64)))),
     }
     return row, pair.masks[0] if order.masks else None
+
+
+def _split(order: Order, parents: blender.Parents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the galaxies for training, and of those for tests."""
+    if not order.own:
+        return blender.split(len(parents.ids), order.seed, order.test)
+    for_tests = np.array([blender.is_for_tests(name) for name in parents.ids])
+    return np.flatnonzero(~for_tests), np.flatnonzero(for_tests)
 
 
 def _truth(pair: blender.Pairs, parents: blender.Parents) -> Row:

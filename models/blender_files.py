@@ -7,19 +7,20 @@ is wrong, and are never an error.
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.blender_parents import KINDS, ZERO_POINT, Parents
+from models.blender_parents import KINDS, NANOMAGGY, ZERO_POINT, Parents
 
 SUFFIXES = (".fits", ".fit", ".fits.fz", ".fits.gz")
 TABLE = "catalog.csv"
@@ -28,14 +29,15 @@ NANOJANSKY = {
     "ujy": 1e3,
     "mjy": 1e6,
     "jy": 1e9,
-    "nanomaggy": 3631.0,
-    "nanomaggies": 3631.0,
-    "nmgy": 3631.0,
+    "nanomaggy": NANOMAGGY,
+    "nanomaggies": NANOMAGGY,
+    "nmgy": NANOMAGGY,
 }
 ZERO_POINT_WORDS = ("ZP", "ZEROPT", "ZEROPNT", "MAGZERO", "MAGZPT", "MAGZP", "PHOTZP")
 THRESHOLD, SMALLEST = 1.5, 5  # of sep: sigma, and pixels of a detection
 GROWTH = 5  # pixels that detections are grown by before the rest is taken for background
 REACH = 0.125  # of the side of a cutout: its galaxy lies no farther from the middle
+FOR_TESTS = 0.2  # of the user's galaxies
 
 Map = NDArray[np.float32]
 
@@ -59,9 +61,13 @@ def read_parents(
     *,
     size: int = 128,
     zero_point: float | None = None,
+    split: Literal["train", "test", "all"] = "train",
     progress: Callable[[int], None] | None = None,
 ) -> Parents:
     """Read isolated galaxies from the FITS cutouts in a folder and the folders in it.
+
+    Unless it is told otherwise it leaves out those that are for tests (`is_for_tests`), so that no
+    training sees a galaxy that it may be judged on, whatever its seed.
 
     Parameters
     ----------
@@ -76,6 +82,8 @@ def read_parents(
         Side of the parents [pixel]: larger images are cut, smaller ones get a margin of noise.
     zero_point : float, optional
         For files that name neither a unit nor a zero point.
+    split : "train", "test" or "all"
+        Which galaxies to read.
     progress : callable, optional
         Called with 1 after each file.
 
@@ -90,12 +98,12 @@ def read_parents(
     ValueError
         No file can be used, or the table has no column `id`.
     """
-    paths = fits_files(folder)
+    paths = [path for path in fits_files(folder) if _is_of(split, _name(path))]
     told = _read_table(folder / TABLE)
     galaxies: dict[str, _Galaxy] = {}
     rejected: dict[str, str] = {}
     for number, path in enumerate(paths):
-        name = path.name[: path.name.lower().rindex(".fit")]
+        name = _name(path)
         rng = np.random.default_rng([number, size])
         try:
             if name in galaxies:
@@ -112,6 +120,24 @@ def read_parents(
             f"files can be used{'. ' + reasons if reasons else ''}"
         )
     return _together(galaxies, rejected)
+
+
+def is_for_tests(name: str) -> bool:
+    """Whether a galaxy of the user is for tests: a fifth are, by a hash of the name of the file.
+
+    Neither a seed nor the other galaxies matter, so that no training ever sees one of them.
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8]) < FOR_TESTS * 2**64
+
+
+def _is_of(split: str, name: str) -> bool:
+    return split == "all" or is_for_tests(name) == (split == "test")
+
+
+def _name(path: Path) -> str:
+    """Name of a file without suffix."""
+    return path.name[: path.name.lower().rindex(".fit")]
 
 
 def fits_files(folder: Path) -> list[Path]:

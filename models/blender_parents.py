@@ -22,6 +22,8 @@ from models.blender_light import (
 )
 
 ZERO_POINT = 31.4  # AB magnitude of one nJy
+NANOMAGGY = 3631.0  # nJy
+FIRST_TEST_SEED = 100  # trainings draw their galaxies from seeds 0 to 9, tests from here on
 KINDS = ("bulge", "disc", "bulge+disc", "irregular")
 SHARES = (352 / 1919, 433 / 1919, 702 / 1919, 432 / 1919)  # Boucaud et al. (2020), Table 1
 

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import extraction
-from models.blender import KINDS, Pairs, Parents, Recipe, draw
+from models.blender import FIRST_TEST_SEED, KINDS, Pairs, Parents, Recipe, draw, is_for_tests
 from models.registry import Card
 
-FIRST_TEST_SEED = 100  # trainings draw their galaxies from smaller seeds
 CHUNK = 128  # cutouts in memory at a time
 MOST_LEVELS, N_LOTS = 12, 6  # noises that are told apart, else so many lots of cutouts
+SIMULATED = re.compile(r"sim(\d+)-\d+")  # ids of simulated galaxies
 NEEDED = ("id", "split", "is_blend", "parent_central", "parent_companion", "noise", "fwhm")
 
 Progress = Callable[[int], None]
@@ -44,8 +44,8 @@ def refuse_seen(card: Card, seeds: Sequence[int]) -> None:
     if seen:
         raise SeenError(
             f"galaxies of seed {', '.join(map(str, seen))} are for training, and {card.name} may "
-            f"have seen them: judge it on galaxies of a --seed from {FIRST_TEST_SEED} on, other "
-            "than that of its training"
+            f"have seen them: choose a --seed from {FIRST_TEST_SEED} on, other than that of its "
+            "training, here or for a folder in `skygloss simulate blends --seed`"
         )
 
 
@@ -138,6 +138,8 @@ def read(folder: Path, size: int, *, only_pairs: bool = False) -> Folder:
     ------
     ValueError
         The folder has no truth.csv of such cutouts, or none of them is for tests.
+    SeenError
+        A galaxy of the user in the split test is one that trainings are given.
     """
     rows = _rows(folder / "truth.csv")
     rows = [row for row in rows if row["split"] == "test"]
@@ -150,6 +152,7 @@ def read(folder: Path, size: int, *, only_pairs: bool = False) -> Folder:
         )
     names, central = np.unique([row["parent_central"] for row in rows], return_inverse=True)
     companions = {row["parent_companion"] for row in rows if row["parent_companion"]}
+    _refuse_learnt(folder, {*names.tolist(), *companions})
     noise = np.array([float(row["noise"]) for row in rows])
     return Folder(
         lots=[
@@ -174,9 +177,22 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def _refuse_learnt(folder: Path, names: set[str]) -> None:
+    """Make sure that no galaxy of the user is one of those that trainings are given."""
+    learnt = sorted(
+        name for name in names if not SIMULATED.fullmatch(name) and not is_for_tests(name)
+    )
+    if learnt:
+        raise SeenError(
+            f"{folder / 'truth.csv'}: {len(learnt)} galaxies in the split test are for training, "
+            f"by their names: {', '.join(learnt[:3])}; make the folder anew with `skygloss "
+            "simulate blends --parents`, which sets others apart"
+        )
+
+
 def _seeds(names: set[str]) -> list[int]:
     """Seeds of galaxies that were simulated, by their names."""
-    found = (re.fullmatch(r"sim(\d+)-\d+", name) for name in names)
+    found = (SIMULATED.fullmatch(name) for name in names)
     return sorted({int(match.group(1)) for match in found if match})
 
 

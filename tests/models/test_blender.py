@@ -1,6 +1,8 @@
 """Pairs of galaxies with known light: the recipe, its mends, and galaxies of the user."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from models import blender
 from models.blender import BLENDS, PAIRS, Parents
 
 N = 24
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "simulate.md"
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +291,7 @@ def test_files_that_cannot_be_used_are_listed_with_what_is_wrong(tmp_path):
     (tmp_path / "broken.fits").write_bytes((tmp_path / "good.fits").read_bytes()[:5000])
     (tmp_path / "text.fits").write_text("not a FITS file")
 
-    parents = blender.read_parents(tmp_path, size=64)
+    parents = blender.read_parents(tmp_path, size=64, split="all")
 
     assert parents.ids == ("good",)
     assert "but 1 have none" in parents.rejected["hole.fits"]
@@ -305,3 +308,35 @@ def test_a_folder_without_a_usable_file_is_an_explained_error(tmp_path):
 
     with pytest.raises(ValueError, match=r"none of 1 files can be used\. text\.fits: "):
         blender.read_parents(tmp_path)
+
+
+def test_a_fifth_of_the_users_galaxies_is_for_tests_by_name_and_no_training_reads_them(tmp_path):
+    for k in range(8):
+        save(tmp_path / f"g{k}.fits", galaxy(32, seed=k), BUNIT="nJy")
+
+    learnt, others = (
+        blender.read_parents(tmp_path, size=32, **options) for options in ({}, {"split": "test"})
+    )
+
+    assert others.ids == ("g5", "g6")
+    assert learnt.ids == ("g0", "g1", "g2", "g3", "g4", "g7")
+    shares = np.mean([blender.is_for_tests(f"galaxy {k}") for k in range(4000)])
+    assert shares == pytest.approx(0.2, abs=0.02)
+
+
+def test_no_galaxies_to_choose_from_are_an_explained_error(parents):
+    with pytest.raises(ValueError, match="galaxies to choose from, but there are none"):
+        blender.draw(parents, np.array([], int), 1, 0, replace(PAIRS, size=64))
+
+
+def test_the_example_of_the_page_runs_and_gives_what_it_says():
+    pytest.importorskip("galsim", reason="galsim has no wheel for this platform")
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict = {}
+
+    exec(example.replace("2000", "40").replace("1000", "3"), names)
+
+    pairs = names["pairs"]
+    assert (pairs.pixels.shape, pairs.flux.shape) == ((3, 128, 128), (3, 2))
+    assert pairs.masks.shape == (3, 128, 128, 3)
+    assert set(pairs.parent.ravel()) <= set(names["test"])

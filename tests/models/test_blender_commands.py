@@ -109,9 +109,13 @@ def test_what_was_made_before_stays_in_the_tables(tmp_path):
     rows = table(tmp_path)
     catalog = Table.read(tmp_path / "catalog.fits")
     assert rows[:2] == before
-    assert [row["id"] for row in rows[2:]] == ["pair0-000002", "blend0-000000", "blend0-000001"]
+    assert [row["id"] for row in rows[2:]] == [
+        "pair100-000002",
+        "blend100-000000",
+        "blend100-000001",
+    ]
     assert [str(name) for name in catalog["id"]] == [row["id"] for row in rows]
-    assert pixels(tmp_path)["blend0-000000.fits"].shape == (64, 64)
+    assert pixels(tmp_path)["blend100-000000.fits"].shape == (64, 64)
     assert all(1 <= float(row["noise"]) <= 9 and row["fwhm"] == "3.5" for row in rows[3:])
     with np.load(tmp_path / "masks.npz") as masks:
         assert sorted(masks) == [row["id"] for row in rows[:3]]
@@ -140,9 +144,36 @@ def test_galaxies_of_the_user_are_paired_and_files_left_out_are_named(tmp_path):
 
     assert result.exit_code == 0, result.output
     assert "Left out notes.fits" in result.output
-    assert "Read 4 galaxies; left out 1." in result.output
+    assert "Read 4 galaxies, 0 of them for tests; left out 1." in result.output
     parents = {row["parent_central"] for row in table(tmp_path / "out")}
     assert parents <= {"g0", "g1", "g2", "g3"}
+
+
+def test_galaxies_of_the_user_are_for_training_or_for_tests_whatever_the_seed(tmp_path):
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine.mkdir()
+    for k in range(10):
+        save(mine / f"g{k}.fits", galaxy(64, seed=k), BUNIT="nJy")
+
+    for seed in (1, 2):
+        simulate(out, "--n", 6, "--parents", mine, "--test", 0.5, "--seed", seed)
+
+    used = {"train": set(), "test": set()}
+    for row in table(out):
+        used[row["split"]] |= {row["parent_central"], row["parent_companion"]}
+    assert len(table(out)) == 12
+    assert used["test"] <= {"g5", "g6", "g8", "g9"}
+    assert used["train"] <= {"g0", "g1", "g2", "g3", "g4", "g7"}
+
+
+def test_a_folder_without_a_galaxy_for_tests_is_explained(tmp_path):
+    for k in range(2):
+        save(tmp_path / f"g{k}.fits", galaxy(64, seed=k), BUNIT="nJy")
+
+    result = simulate(tmp_path / "out", "--n", 1, "--parents", tmp_path, "--test", 1)
+
+    assert result.exit_code == 1
+    assert "give more of them" in result.output
 
 
 def test_too_few_galaxies_to_pair_are_explained(tmp_path):

@@ -288,6 +288,14 @@ def test_a_folder_of_the_other_recipe_is_refused(folder):
         lot.some(0, 1)
 
 
+def test_a_folder_whose_test_galaxies_trainings_are_given_is_refused(folder, tmp_path):
+    truth = (folder / "truth.csv").read_text().replace("sim100-0000", "g")
+    (tmp_path / "truth.csv").write_text(truth)
+
+    with pytest.raises(known_pairs.SeenError, match="in the split test are for training"):
+        known_pairs.read(tmp_path, 128)
+
+
 def test_a_folder_without_truth_is_refused(tmp_path):
     with pytest.raises(ValueError, match="simulate blends"):
         known_pairs.read(tmp_path, 128)
