@@ -46,7 +46,7 @@ FIRST_TEST_SEED = 100  # simulated galaxies of this seed and above are for tests
     type=click.FloatRange(min=0, min_open=True),
     nargs=2,
     metavar="LOW HIGH",
-    help="Range of the noise of cutouts [nJy per pixel].  [default: 0.3 6]",
+    help="Range of the noise of cutouts [nJy per pixel].  [default: 1.5 40]",
 )
 def train_blends(
     out: Path, preset: str, seed: int, folder: Path | None, noise: tuple[float, float] | None
@@ -73,7 +73,9 @@ def train_blends(
         weights = out / f"blends-{recipe.architecture}.weights.h5"
         save_half(trained.model, weights)
         training.write_history(trained.history, out)
-        card = training.card(trained, recipe, seed, weights, f"{datetime.now(UTC):%Y-%m-%d}")
+        source = f"galaxies of {folder.resolve()}" if folder else f"simulated galaxies, seed {seed}"
+        day = f"{datetime.now(UTC):%Y-%m-%d}"
+        card = training.card(trained, recipe, seed, weights, day, source)
         (out / "card.toml").write_text(registry.to_toml(card))
     except (ValueError, FileNotFoundError, ModuleNotFoundError, registry.ChecksumError) as error:
         raise click.ClickException(str(error)) from error

@@ -209,8 +209,9 @@ def measured(pixels: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray
     """Cutouts (n, 64, 64) above their sky, and the noise of each.
 
     The sky is the median; a pixel without value becomes sky. The noise is the median absolute
-    response to a mask that no gradient or curvature of the light along one axis excites; a
-    cutout without noise has its own scatter instead, a constant one 1.
+    response to a mask that no gradient or curvature of the light along one axis excites, where
+    the mask meets no missing pixel. A cutout without noise has its own scatter instead, a constant
+    one 1.
 
     Returns
     -------
@@ -221,16 +222,29 @@ def measured(pixels: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray
     Immerkær (1996), Comput. Vis. Image Underst. 64, 300 (the mask).
     """
     known = np.isfinite(pixels)
-    ordered = np.sort(np.where(known, pixels, np.inf).reshape(-1, SIZE * SIZE), axis=1)
-    middle = np.maximum(known.sum(axis=(1, 2)) - 1, 0) // 2
-    sky = np.take_along_axis(ordered, middle[:, None], axis=1)
-    sky = np.where(np.isfinite(sky), sky, 0)[:, :, None]  # (n, 1, 1)
+    sky, _ = _middle(pixels)
     light = np.where(known, pixels, sky).astype(np.float32) - sky.astype(np.float32)
-    across = light[:, :, 2:] - 2 * light[:, :, 1:-1] + light[:, :, :-2]
+    seen = np.where(known, light, np.float32(np.nan))
+    across = seen[:, :, 2:] - 2 * seen[:, :, 1:-1] + seen[:, :, :-2]
     laplace = across[:, 2:] - 2 * across[:, 1:-1] + across[:, :-2]  # (n, 62, 62)
-    noise = LAPLACE_TO_NOISE * np.median(np.abs(laplace), axis=(1, 2))[:, None, None]
+    low, high = _middle(np.abs(laplace))
+    noise = LAPLACE_TO_NOISE * (low + high) / 2
     noise = np.where(noise > 0, noise, light.std(axis=(1, 2), keepdims=True))
     return light, np.where(noise > 0, noise, 1).astype(np.float32)
+
+
+def _middle(values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The two finite values in the middle of each picture (n, h, w), as (n, 1, 1); 0 without any.
+
+    They are the same where their number is odd.
+    """
+    flat = values.reshape(len(values), -1)
+    known = np.isfinite(flat)
+    ordered = np.sort(np.where(known, flat, np.inf), axis=1)
+    last = np.maximum(known.sum(axis=1, keepdims=True) - 1, 0)
+    low, high = (np.take_along_axis(ordered, k, axis=1) for k in (last // 2, (last + 1) // 2))
+    some = known.any(axis=1, keepdims=True)
+    return np.where(some, low, 0)[:, :, None], np.where(some, high, 0)[:, :, None]
 
 
 def noise_stretch(pixels: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -118,9 +118,19 @@ def simulated(preset: Preset, seed: int, progress: Progress | None = None) -> Pa
         )
         for first, (population, n) in zip((0, preset.n_parents), surveys, strict=True)
     ]
-    arrays = ("light", "flux", "radius", "kind", "fwhm", "noise")
-    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
-    return Parents(**whole, ids=parts[0].ids + parts[1].ids)
+
+    def both(name: str) -> NDArray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Parents(
+        light=both("light"),
+        flux=both("flux"),
+        radius=both("radius"),
+        kind=both("kind"),
+        fwhm=both("fwhm"),
+        noise=both("noise"),
+        ids=parts[0].ids + parts[1].ids,
+    )
 
 
 def train(
@@ -390,7 +400,9 @@ def write_history(history: list[Row], folder: Path) -> Path:
     return path
 
 
-def card(trained: Trained, preset: Preset, seed: int, weights: Path, tag: str) -> registry.Card:
+def card(
+    trained: Trained, preset: Preset, seed: int, weights: Path, tag: str, source: str
+) -> registry.Card:
     """The card of freshly trained weights.
 
     Parameters
@@ -399,6 +411,8 @@ def card(trained: Trained, preset: Preset, seed: int, weights: Path, tag: str) -
         The file they were saved to.
     tag : str
         Names the version, after its architecture.
+    source : str
+        Where the parents are from.
     """
     return registry.Card(
         annotator="blends",
@@ -410,11 +424,13 @@ def card(trained: Trained, preset: Preset, seed: int, weights: Path, tag: str) -
         preprocessing="Pixels in any linear unit; the network scales each cutout itself.",
         build=trained.options,
         training={
+            "parents": source,
             "n_parents": trained.n_parents,
             "seed": seed,
             "recipe": json.dumps(asdict(preset)),
         },
-        metrics_from="Cutouts of galaxies held out of the training, half of them blends.",
+        metrics_from="Cutouts of the fifth of the galaxies that was held out of the training and "
+        "that the probabilities are calibrated on, half of them blends.",
         metrics={name: {"value": round(x, 4)} for name, x in trained.metrics.items()},
         paper="Farrens et al. (2022), A&A 657, A98",
     )

@@ -134,6 +134,15 @@ def test_the_noise_of_a_cutout_is_measured_beside_its_galaxies(cutouts):
     assert noise.ravel() == pytest.approx(2, rel=0.1)
 
 
+def test_missing_pixels_make_the_noise_no_smaller(cutouts):
+    holed = cutouts.copy()
+    holed[:, :20], holed[:, :, 50:] = np.nan, np.nan
+
+    _, noise = blends.measured(holed)
+
+    assert noise.ravel() == pytest.approx(2, rel=0.2)
+
+
 def test_a_picture_for_the_encoder_has_a_dark_sky_and_bright_galaxies(cutouts):
     picture = blends.grey_picture(cutouts)
 

@@ -152,6 +152,7 @@ def test_the_command_writes_weights_that_its_card_loads(whole, parents, tmp_path
 
     assert result.exit_code == 0, result.output
     card = registry.cards("blends", tmp_path / "card.toml")[0]
+    assert card.training["parents"] == "simulated galaxies, seed 0"
     assert card.build["temperature"] == pytest.approx(whole[0].options["temperature"], abs=1e-3)
     p, q = (
         blends.predict(m, parents.light[:3, 32:96, 32:96])
