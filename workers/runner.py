@@ -26,6 +26,7 @@ from db.tables import ModelVersion
 from models import registry
 from workers import signals
 from workers.annotators.base import Annotator, Columns
+from workers.annotators.representations import Representations
 from workers.batches import Batch
 from workers.database import Database, error_text, first_line, is_away
 from workers.device import Device
@@ -149,7 +150,7 @@ class Runner:
         current = model_versions.current(session, [name])
         if not known:
             if not current:
-                log.warning("annotator=%s version=none (skygloss models register %s)", name, name)
+                log.warning("annotator=%s version=none (%s)", name, _how_to_get(name))
         elif not current:
             model_versions.promote(session, name, known[0].name)
         elif known[0].state == "current" and known[0].name != current[0].name:
@@ -165,9 +166,9 @@ class Runner:
             return
         names = ", ".join(self.station.annotators)
         if not wanted:
+            ways = "; ".join(map(_how_to_get, self.station.annotators))
             raise WorkerStopped(
-                f"no version of {names} is registered, and none ships: bring one in with "
-                "skygloss models register"
+                f"no version of {names} is registered, and none ships. To bring one in: {ways}"
             )
         choices = [
             f"skygloss models promote {name} {card.name}"
@@ -286,6 +287,13 @@ class Runner:
             self.station.database.once(lambda session: runs.sign_off(session, worker_id))
         except Exception as error:
             log.warning("signed_off=0 error=%r", first_line(error))
+
+
+def _how_to_get(annotator: str) -> str:
+    """How a first version of an annotator gets here."""
+    if annotator == Representations.name:
+        return f"skygloss models register {annotator}"
+    return f"skygloss train {annotator}, whose card belongs into models/weights.toml"
 
 
 def _columns(annotator: Annotator, batch: Batch) -> Columns:

@@ -92,9 +92,13 @@ def remarks(session: Session, supplies: Iterable[Supply]) -> list[str]:
             there: dict[str, set[str]] = {}
             for cutout_set in each.passed_over:
                 there.setdefault(names[cutout_set.catalog_id], set()).add(cutout_set.unit)
-            found = "; ".join(f"{name} has {' and '.join(sorted(u))}" for name, u in there.items())
             wanted = " or ".join(each.annotator.inputs_of(each.version.card).units)
-            lines.setdefault(f"for pixels in {wanted}; {found}", []).append(each.annotator.name)
+            for name, units in there.items():
+                line = (
+                    f"catalog {name} passed over; its pixels are in {' and '.join(sorted(units))}, "
+                    f"they need {wanted}"
+                )
+                lines.setdefault(line, []).append(each.annotator.name)
     return [f"{', '.join(annotators)}: {line}" for line, annotators in lines.items()]
 
 

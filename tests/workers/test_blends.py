@@ -31,6 +31,7 @@ from workers.annotators.cutouts import PictureFlag
 from workers.annotators.light import LightAnnotator, LightFlag, central
 from workers.annotators.pair_flux import PairFluxes, PairFluxFlag, packed
 from workers.runner import Runner
+from workers.writer import WorkerStopped
 
 LIGHT = (Blends, PairFluxes)
 KNOWN = ~int(PairFluxFlag.NO_COMPANION)  # bits that do not depend on what a network happens to say
@@ -124,6 +125,29 @@ def test_only_the_middle_of_a_larger_cutout_is_looked_at(
     )
 
 
+@pytest.mark.parametrize("annotator", LIGHT)
+def test_a_large_cutout_is_judged_by_its_middle_and_by_nothing_else(
+    annotator: type[LightAnnotator], loaded: dict[type[LightAnnotator], LightAnnotator]
+) -> None:
+    margin = (256 - annotator.inputs.size) // 2
+    middle = np.s_[margin:-margin, margin:-margin]
+    whole = cutout(size=256)
+    blind, alone = whole.copy(), np.full_like(whole, np.nan)
+    blind[middle] = np.nan
+    alone[middle] = whole[middle]
+
+    found = loaded[annotator].annotate(batch(np.stack([whole, blind, alone])))
+
+    assert (found["flags"] & KNOWN).tolist() == [
+        0,
+        PictureFlag.NO_SIGNAL | PictureFlag.NOT_FINITE,
+        0,
+    ]
+    first = found[annotator.outputs[0].column]
+    assert np.isfinite(first).tolist() == [True, False, True]
+    assert first[2] == pytest.approx(first[0], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
@@ -201,6 +225,25 @@ def test_fluxes_of_sep_are_calibrated_and_null_where_it_finds_nothing(
     assert found["sep_flux_companion"][0] == pytest.approx(5000 * SEP_CALIBRATION, rel=0.05)
 
 
+def test_some_sky_that_is_left_changes_no_flux_of_sep(
+    loaded: dict[type[LightAnnotator], LightAnnotator],
+) -> None:
+    pair = cutout()
+
+    found = loaded[PairFluxes].annotate(batch(np.stack([pair, pair + 20])))
+
+    for galaxy in ("central", "companion"):
+        without, with_sky = found[f"sep_flux_{galaxy}"]
+        assert with_sky == pytest.approx(without, rel=1e-3)
+
+
+def test_without_a_calibration_in_the_card_sep_has_no_fluxes(cards: Cards) -> None:
+    found = load(PairFluxes, cards, training={}).annotate(batch(cutout()[None]))
+
+    assert np.isnan([found["sep_flux_central"], found["sep_flux_companion"]]).all()
+    assert found["sep_detections"].tolist() == [2]
+
+
 def test_the_separation_is_in_arcsec_and_null_without_a_companion_which_a_flag_says(
     loaded: dict[type[LightAnnotator], LightAnnotator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,10 +299,10 @@ def test_a_card_says_in_which_band_and_on_which_scale_its_fluxes_are(
 ) -> None:
     described = annotator.description({"inputs": {"bands": ["i"]}})
 
-    fluxes = [each for each in described["outputs"] if each["ucd"] == "phot.flux"]
+    fluxes = [each for each in described["outputs"] if each["ucd"].startswith("phot")]
     assert len(fluxes) == (4 if annotator is PairFluxes else 0)
     for each in fluxes:
-        assert each["unit"] == "nJy"
+        assert (each["unit"], each["ucd"]) == ("nJy", "phot.flux.density;em.opt")
         assert "in band i; AB magnitude is 31.4 - 2.5 log10(flux)" in each["description"]
 
 
@@ -289,6 +332,19 @@ def test_every_source_gets_one_row_of_each_with_what_was_said(engine: Engine, ca
 
 
 @pytest.mark.usefixtures("environment")
+def test_a_network_that_does_not_ship_yet_is_to_be_trained_and_the_log_says_how(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = make_runner(engine, LIGHT)
+    without.station.cards = lambda _: []
+
+    with pytest.raises(WorkerStopped, match=r"skygloss train pair_flux.* models/weights\.toml"):
+        without.run()
+
+    assert "annotator=pair_flux version=none (skygloss train pair_flux" in caplog.text
+
+
+@pytest.mark.usefixtures("environment")
 def test_pictures_are_no_failures_of_what_measures_light_and_the_log_says_so_once(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,7 +354,7 @@ def test_pictures_are_no_failures_of_what_measures_light_and_the_log_says_so_onc
         tally = make_runner(engine, FAKE_LIGHT).run()
 
     assert tally.n_annotated == 0
-    assert caplog.text.count("blends, pair_flux: for pixels in nJy or nanomaggy; ") == 1
+    assert caplog.text.count("they need nJy or nanomaggy") == 1
     with Session(engine) as session:
         assert session.scalars(sa.select(Job.id)).all() == []
 

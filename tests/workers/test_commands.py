@@ -66,7 +66,7 @@ def test_annotate_with_the_shipped_weights(engine: Engine, skygloss: Skygloss) -
     assert result.exit_code == 0, result.output
     serving = [annotator for annotator in ANNOTATORS if "display" in annotator.inputs.units]
     assert f"{3 * len(serving)} annotations written" in result.output
-    assert "for pixels in nJy or nanomaggy; field has display" in result.output
+    assert "catalog field passed over; its pixels are in display, they need" in result.output
     assert json.loads(again.stdout) == {"n_annotated": 0, "n_failed": 0}
     with Session(engine) as session:
         for annotator in serving:

@@ -155,7 +155,8 @@ def test_a_catalog_in_other_units_is_passed_over_and_not_refused(session: Sessio
         supply.enqueue(session, each)
 
     assert supply.remarks(session, supplies) == [
-        "blends, pair_flux: for pixels in nJy or nanomaggy; pictures has display"
+        "blends, pair_flux: catalog pictures passed over; its pixels are in display, "
+        "they need nJy or nanomaggy"
     ]
     per_annotator = sa.select(ModelVersion.annotator, sa.func.array_agg(Job.state)).join(Job)
     states = {row[0]: row[1] for row in session.execute(per_annotator.group_by(sa.text("1")))}

@@ -38,9 +38,10 @@ class Blends(LightAnnotator):
     def look(self, seen: NDArray[np.float32]) -> Columns:
         """Return `p_blend`, `sep_is_blend`, `sep_detections` and what was in the way, each (n,)."""
         is_blend, detections = extraction.verdict(seen)
+        measured = extraction.photometry(seen, modes=(extraction.HOT,))  # what flags need
         return {
             "p_blend": self._predict(self._model, seen, self.batch_size),
             "sep_is_blend": is_blend,
             "sep_detections": detections,
-            "flags": light_flags(extraction.obstacles(seen)),
+            "flags": light_flags(extraction.obstacles(seen, measured)),
         }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import keras
 
 NANOJANSKY = {"nJy": 1.0, "nanomaggy": 3631.0}  # of one unit of a pixel
+FLUX = "phot.flux.density;em.opt"  # UCD of a flux in nJy
 SHIPPED_BANDS = ("r",)  # unless a card names another, or none: then the only one of a set
 
 
@@ -67,7 +68,7 @@ class LightAnnotator(CutoutAnnotator):
         scale = "AB magnitude is 31.4 - 2.5 log10(flux)"
         return tuple(
             replace(each, description=f"{each.description}, {where}; {scale}")
-            if each.ucd == "phot.flux"
+            if each.ucd == FLUX
             else each
             for each in cls.outputs
         )
@@ -84,7 +85,7 @@ class LightAnnotator(CutoutAnnotator):
 
     def annotate(self, batch: CutoutBatch) -> Columns:
         """Return the outputs (NaN or None where the image cannot be judged) and `flags`."""
-        return super().annotate(_one_band(batch, self.wanted))
+        return super().annotate(_field(batch, self.wanted))
 
     def see(self, images: NDArray, batch: CutoutBatch) -> NDArray[np.float32]:
         """Return the central pixels (n, size, size) [nJy]; what lies outside has no value (NaN)."""
@@ -117,8 +118,12 @@ def _overlap(old: int, new: int) -> tuple[slice, slice]:
     return slice(to, to + n), slice(start, start + n)
 
 
-def _one_band(batch: CutoutBatch, inputs: Inputs) -> CutoutBatch:
-    """The same batch with no other band than the wanted one."""
+def _field(batch: CutoutBatch, inputs: Inputs) -> CutoutBatch:
+    """The same batch with no other band than the wanted one, and nothing beside the field.
+
+    So that cutouts are judged by what the network looks at, and by nothing else.
+    """
     plane = batch.bands.index(inputs.bands[0]) if inputs.bands else 0
-    pixels = batch.pixels[..., plane : plane + 1]
+    rows, columns = (_overlap(side, inputs.size)[1] for side in batch.pixels.shape[1:3])
+    pixels = batch.pixels[:, rows, columns, plane : plane + 1]
     return replace(batch, pixels=pixels, bands=batch.bands[plane : plane + 1])

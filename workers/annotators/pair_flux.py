@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from db.tables import ModelVersion, PairFlux
 from models import extraction
 from workers.annotators.base import Columns, CutoutBatch, DataFlag, Inputs, Output
-from workers.annotators.light import FLAGS, LightAnnotator, light_flags, light_inputs
+from workers.annotators.light import FLAGS, FLUX, LightAnnotator, light_flags, light_inputs
 
 SIZE = 128  # pixel, `models.pair_flux.SIZE`, which cannot be imported without Keras
 
@@ -26,37 +26,39 @@ class PairFluxes(LightAnnotator):
     name: ClassVar[str] = "pair_flux"
     inputs: ClassVar[Inputs] = light_inputs(SIZE)
     outputs: ClassVar[tuple[Output, ...]] = (
-        Output("flux_central", "nJy", "phot.flux", "Flux of the galaxy at the centre"),
+        Output("flux_central", "nJy", FLUX, "Flux of the galaxy at the centre"),
         Output(
             "flux_central_err",
             "nJy",
-            "stat.error;phot.flux",
+            f"stat.error;{FLUX}",
             "Error of flux_central: half the width of its 68 % interval",
         ),
-        Output("flux_companion", "nJy", "phot.flux", "Flux of the other galaxy"),
+        Output("flux_companion", "nJy", FLUX, "Flux of the other galaxy"),
         Output(
             "flux_companion_err",
             "nJy",
-            "stat.error;phot.flux",
+            f"stat.error;{FLUX}",
             "Error of flux_companion: half the width of its 68 % interval",
         ),
         Output(
             "separation",
             "arcsec",
             "pos.angDistance",
-            "Distance of the companion from the centre, by the masks",
+            "Distance between the centroids of the light of the two galaxies",
         ),
         Output(
             "sep_flux_central",
             "nJy",
-            "phot.flux",
-            "Flux of the central galaxy by sep, calibrated on isolated galaxies",
+            FLUX,
+            "AUTO flux of the central galaxy by sep (null where it detects nothing there), "
+            "calibrated on the simulated galaxies of the card",
         ),
         Output(
             "sep_flux_companion",
             "nJy",
-            "phot.flux",
-            "Flux of the companion by sep, calibrated on isolated galaxies",
+            FLUX,
+            "AUTO flux of the companion by sep (null likewise: a lone detection counts for the "
+            "galaxy it lies at), calibrated on the simulated galaxies of the card",
         ),
         Output("sep_detections", "", "meta.number", "How many sources sep detects"),
         Output(
@@ -71,8 +73,12 @@ class PairFluxes(LightAnnotator):
     table: ClassVar[type[PairFlux]] = PairFlux
 
     def load(self, version: ModelVersion) -> None:
-        """Load the network, its weights checked against the card, and the calibration of sep."""
-        self._calibration = float(version.card.get("training", {}).get("sep_calibration", 1.0))
+        """Load the network, its weights checked against the card, and the calibration of sep.
+
+        A card without a calibration, such as that of a network that gives no fluxes, leaves the
+        fluxes of sep null: without one they are on no scale.
+        """
+        self._calibration = float(version.card.get("training", {}).get("sep_calibration", np.nan))
         super().load(version)
 
     def annotate(self, batch: CutoutBatch) -> Columns:
@@ -84,7 +90,9 @@ class PairFluxes(LightAnnotator):
     def look(self, seen: NDArray[np.float32]) -> Columns:
         """Return the outputs, each of shape (n,), but the separation in pixels."""
         said = self._predict(self._model, seen, self.batch_size)
-        measured = extraction.photometry(seen)
+        measured = extraction.photometry(
+            seen, kind=extraction.ROW_KIND, subtract=extraction.ROW_SUBTRACT
+        )
         by_sep = np.ma.masked_invalid(measured.flux * self._calibration)
         flags = light_flags(extraction.obstacles(seen, measured))
         if said.masks is not None:
