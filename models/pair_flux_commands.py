@@ -91,11 +91,14 @@ def train_pair_flux(
 
 def _sep_calibration(parents: Parents, seed: int) -> float:
     """What makes sep's fluxes of isolated galaxies right at the usual noise."""
+    from models import extraction
     from models.evaluation.known_pairs import calibration
     from models.pair_flux import SIZE
     from models.training.pair_flux import usual
 
-    return round(calibration(parents, usual(min(parents.size, SIZE)), N_FOR_SEP, seed), 4)
+    recipe = usual(min(parents.size, SIZE))
+    as_on_rows = {"kind": extraction.ROW_KIND, "subtract": extraction.ROW_SUBTRACT}
+    return round(calibration(parents, recipe, N_FOR_SEP, seed, **as_on_rows), 4)
 
 
 def _parents(folder: Path | None, recipe: Preset | Published, seed: int) -> tuple[Parents, Parents]:
