@@ -97,8 +97,8 @@ def _sep_calibration(parents: Parents, seed: int) -> float:
     from models.training.pair_flux import usual
 
     recipe = usual(min(parents.size, SIZE))
-    as_on_rows = {"kind": extraction.ROW_KIND, "subtract": extraction.ROW_SUBTRACT}
-    return round(calibration(parents, recipe, N_FOR_SEP, seed, **as_on_rows), 4)
+    kind, subtract = extraction.ROW_KIND, extraction.ROW_SUBTRACT
+    return round(calibration(parents, recipe, N_FOR_SEP, seed, kind=kind, subtract=subtract), 4)
 
 
 def _parents(folder: Path | None, recipe: Preset | Published, seed: int) -> tuple[Parents, Parents]:
