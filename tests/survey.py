@@ -40,7 +40,14 @@ LIGHT = {
     "summary": "Two galaxies.",
     "inputs": {"bands": ["r"], "size": 16, "unit": "nJy"},
     "build": {"interval_95": 1.93},
-    "metrics": {"coverage_68": {"value": 0.681}, "flux_mape": {"value": 5.31, "unit": "%"}},
+    "metrics": {
+        "coverage_68": {"value": 0.681},
+        "flux_mape": {"value": 5.31, "unit": "%"},
+        "accuracy_sigma_40": {"value": 0.943, "low": 0.93, "high": 0.95},
+        "sep_accuracy_sigma_40": {"value": 0.66},
+        "accuracy_sigma_5": {"value": 0.976},
+        "sep_accuracy_sigma_5": {"value": 0.981},
+    },
 }
 NOTHING = dict.fromkeys(
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ METRIC_ORDER = (  # jsonb keeps none
     *("auc", "accuracy", "completeness", "purity", "specificity"),
     *("flux_mape", "outliers", "coverage_68", "coverage_95", "iou"),
 )
+SEP = "sep_"  # begins the name of a metric of sep, beside the network's of the same name
 UNITS = {"size": "pixel", "pixel_scale": "arcsec/pixel"}
 METRIC_WORDS = {
     "brier": "Brier score",
@@ -46,6 +48,8 @@ def card(annotator: str, name: str) -> str:
         raise Missing(
             f"There is no version {name!r} of {annotator!r}.", "The models page lists them all."
         )
+    metrics = {metric.key: metric for metric in _metrics(version.card)}
+    both = [key for key in metrics if SEP + key in metrics]
     return render_template(
         "model.html",
         version=version,
@@ -53,7 +57,8 @@ def card(annotator: str, name: str) -> str:
         training=_readable(version.card.get("training")),
         inputs=_readable(version.card.get("inputs")),
         build=_readable(version.card.get("build")),
-        metrics=_metrics(version.card),
+        metrics=[one for key, one in metrics.items() if key.removeprefix(SEP) not in both],
+        compared=[(metrics[key], metrics[SEP + key]) for key in both],
         state_words=STATE_WORDS[version.state],
         blend_from=queries.BLEND,
     )
@@ -63,6 +68,7 @@ def card(annotator: str, name: str) -> str:
 class Metric:
     """One figure of a card with its 95 % interval, where it has one."""
 
+    key: str
     name: str
     value: Any
     low: float | None
@@ -94,13 +100,19 @@ def _metrics(card: dict[str, Any]) -> list[Metric]:
     given = card.get("metrics") or {}
     known = [name for name in METRIC_ORDER if name in given]
     rows = []
-    for name in known + sorted(name for name in given if name not in known):
+    for name in known + sorted(set(given).difference(known), key=_in_natural_order):
         metric = given[name] if isinstance(given[name], dict) else {"value": given[name]}
         interval = metric.get("low"), metric.get("high")
         rows.append(
-            Metric(_title(name), metric.get("value", ""), *interval, metric.get("unit", ""))
+            Metric(name, _title(name), metric.get("value", ""), *interval, metric.get("unit", ""))
         )
     return rows
+
+
+def _in_natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort numbers within names by their size: sigma_5 before sigma_40."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
 
 def _title(name: str) -> str:

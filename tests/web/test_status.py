@@ -111,6 +111,18 @@ def test_a_model_page_shows_units_of_metrics_and_what_errors_are_multiplied_with
     assert 'href="/sources?blend_min=0.5"' in page
 
 
+def test_a_model_page_has_the_network_and_sep_side_by_side_in_natural_order(
+    client: FlaskClient,
+) -> None:
+    page = client.get("/models/blends/rings.v1").text
+
+    table = page[page.index("Beside sep") :].split("</table>")[0]
+    cells = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", table))
+    assert "accuracy sigma 5 0.976 0.981 −0.005" in cells
+    assert "accuracy sigma 40 0.943 0.930 to 0.950 0.660 +0.283" in cells
+    assert cells.index("sigma 5") < cells.index("sigma 40")
+
+
 def test_models_are_listed_with_their_states(client: FlaskClient, site: Site) -> None:
     page = client.get("/models").text
 
