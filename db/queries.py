@@ -520,14 +520,15 @@ def _blend_conditions(
     selection: Selection, p_blend: Column, sep_is_blend: Column
 ) -> Iterator[ColumnElement[bool]]:
     yield from _between(p_blend, selection.blend_min, selection.blend_max)
-    by_network = p_blend >= BLEND
+    by_network = p_blend >= sa.literal(BLEND, literal_execute=True)
+    if selection.blend in ("disagree", "network", "sep"):
+        # Written out as ix_blend_disagreement and the statistics on it have it.
+        yield (by_network != sep_is_blend).is_(sa.true())
     match selection.blend:
-        case "disagree":
-            yield by_network != sep_is_blend
         case "network":
-            yield sa.and_(by_network, sa.not_(sep_is_blend))
+            yield by_network
         case "sep":
-            yield sa.and_(sa.not_(by_network), sep_is_blend)
+            yield sa.not_(by_network)
         case "both":
             yield sa.and_(by_network, sep_is_blend)
 

@@ -28,6 +28,7 @@ LIGHT_FLAGS = (  # of annotators that measure light
     "image, 8 no signal, 16 some pixels without value, 64 more than two sources, 128 light cut off "
     "at the edge, 256 saturated"
 )
+DISAGREEMENT = "((p_blend >= 0.5) <> sep_is_blend)"  # of network and sep, as `db.queries` asks
 
 
 class Shred(Base):
@@ -70,6 +71,13 @@ class Blend(Base):
         CheckConstraint("p_blend BETWEEN 0 AND 1", name="p_blend_range"),
         CheckConstraint("sep_detections >= 0", name="sep_detections_range"),
         Index(None, "model_version_id", "p_blend", "source_id"),
+        Index(
+            "ix_blend_disagreement",
+            "model_version_id",
+            "p_blend",
+            "source_id",
+            postgresql_where=text(f"{DISAGREEMENT} IS TRUE"),
+        ),
     )
 
     source_id: Mapped[int] = mapped_column(
@@ -89,6 +97,13 @@ class Blend(Base):
     )
     flags: Mapped[int] = mapped_column(Integer, comment=LIGHT_FLAGS)
     run_id: Mapped[int] = mapped_column(ForeignKey("run.id"), comment="Who computed it, and when")
+
+
+event.listen(
+    Blend.__table__,
+    "after_create",
+    DDL(f"CREATE STATISTICS blend_disagreement ON {DISAGREEMENT} FROM blend"),  # how rare it is
+)
 
 
 class PairFlux(Base):

@@ -151,6 +151,16 @@ def upgrade() -> None:
         ["model_version_id", "p_blend", "source_id"],
         unique=False,
     )
+    op.create_index(
+        "ix_blend_disagreement",
+        "blend",
+        ["model_version_id", "p_blend", "source_id"],
+        unique=False,
+        postgresql_where=sa.text("((p_blend >= 0.5) <> sep_is_blend) IS TRUE"),
+    )
+    op.execute(  # so that the planner knows how rare it is
+        "CREATE STATISTICS blend_disagreement ON ((p_blend >= 0.5) <> sep_is_blend) FROM blend"
+    )
     op.create_table(
         "pair_flux",
         sa.Column("source_id", sa.BigInteger(), nullable=False),
@@ -244,6 +254,7 @@ def downgrade() -> None:
     before = _labels()
     before.rewrite_sources(before.NEW_COLUMNS, before.SOURCE_JOINS)
     op.drop_table("pair_flux")
+    op.drop_index("ix_blend_disagreement", table_name="blend")
     op.drop_index(op.f("ix_blend_model_version_id_p_blend_source_id"), table_name="blend")
     op.drop_table("blend")
 

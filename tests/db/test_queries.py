@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from db import queries
 from db.pages import Position
 from db.predicates import annotated_source
-from db.queries import SORTS, Cone, Selection, condition
+from db.queries import SORTS, Cone, Selection, Verdict, condition
 from db.tables import Cutout, Job, Shred
 from tests.builders import (
     make_catalog,
@@ -309,7 +309,7 @@ LARGE_SHREDS = """
 LARGE_BLENDS = """
     INSERT INTO blend (source_id, model_version_id, p_blend, sep_is_blend, flags, run_id)
     SELECT id, :version, CASE WHEN id % 40 <> 3 THEN (id * 7907) % 1000 / 1000.0 END,
-        id % 3 = 0, 0, :run
+        ((id * 7907) % 1000 >= 500) <> (id % 400 = 0), 0, :run
     FROM source WHERE catalog_id = :catalog
 """
 LARGE_CUTOUTS = """
@@ -388,6 +388,30 @@ def test_a_narrow_selection_is_found_by_an_index(large: Session, selection: Sele
     nodes = plans(large, lambda: queries.sources(large, selection, "-p", 48))
 
     assert scanned(nodes) == []
+
+
+@pytest.mark.parametrize("sort", ["catalog", "mag", "-p", "-blend"])
+@pytest.mark.parametrize("word", ["disagree", "network", "sep"])
+def test_rare_disagreements_are_taken_from_their_own_index(
+    large: Session, word: Verdict, sort: str
+) -> None:
+    nodes = plans(large, lambda: queries.sources(large, Selection(blend=word), sort, 10))
+
+    used = {node.get("Index Name") for node in nodes}
+    assert scanned(nodes) == []
+    assert "ix_blend_disagreement" in used, json.dumps(nodes)[:2000]
+
+
+def test_a_page_of_disagreements_by_probability_is_not_sorted(large: Session) -> None:
+    disagree = Selection(blend="disagree")
+    first, _ = queries.sources(large, disagree, "-blend", 10)
+
+    nodes = plans(large, lambda: queries.sources(large, disagree, "-blend", 10, first.next))
+
+    sorts = [node for node in nodes if node["Node Type"] == "Sort"]
+    conditions = [node.get("Index Cond", "") for node in nodes]
+    assert not LARGE & {below.get("Relation Name") for node in sorts for below in _nodes(node)}
+    assert any("ROW(" in condition and "p_blend" in condition for condition in conditions)
 
 
 def test_a_position_far_into_ties_is_reached_by_the_index(large: Session) -> None:
