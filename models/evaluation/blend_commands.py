@@ -6,8 +6,10 @@ Thin over `known_pairs`, `blends`, `pair_flux` and `blend_report`.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
     from models.blender import Parents, Recipe
     from models.evaluation import blends, pair_flux
     from models.evaluation.blend_report import Example as Cutout
-    from models.evaluation.known_pairs import KnownPairs
+    from models.evaluation.known_pairs import Folder, KnownPairs
     from models.evaluation.pair_flux_report import Example
 
 TRAINING_SEED = 0  # of the isolated galaxies that sep is calibrated on
 N_ISOLATED = 400
+SCALED_BY = "Its fluxes are scaled by"
 NOISE_LEVELS = "5,10,15,20,25,30,35,40"  # ADU of BlendHunter
 ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 SHARED = (
@@ -137,23 +140,19 @@ def _fluxes(
     card: registry.Card, order: Order, options: dict[str, Any]
 ) -> tuple[pair_flux.Evaluation, dict[str, list[Example]]]:
     """Let network and sep measure the same pairs, and score both; with pairs to be shown."""
-    from models import pair_flux as network
     from models.blender import PAIRS
     from models.evaluation import known_pairs, pair_flux, pair_flux_report
 
     test = _test(card, order, PAIRS)
-    predict = partial(network.predict, registry.load(card))
-    isolated = _parents(N_ISOLATED, TRAINING_SEED, test.fwhm, PAIRS, "isolated galaxies")
-    mean_flux, parts, factors = float(isolated.flux.mean()), [], {}
+    learnt = _learnt(test, PAIRS, options)
+    predict, parts = _predictor(card), []
     with progress_bar("pairs", sum(lot.n for lot in test.lots)) as step:
-        for lot in test.lots:
-            noisy = replace(PAIRS, noise=lot.noise)
-            factor = known_pairs.calibration(isolated, noisy, N_ISOLATED, TRAINING_SEED, **options)
-            factors[lot.name] = factor
+        for lot, factor in zip(test.lots, learnt.factors, strict=True):
             parts.append(
-                pair_flux.measure(lot, predict, mean_flux, factor, progress=step, **options)
+                pair_flux.measure(lot, predict, learnt.mean_flux, factor, progress=step, **options)
             )
-    protocol = f"{test.described} {_of_sep(options)}"
+    factors = {lot.name: each for lot, each in zip(test.lots, learnt.factors, strict=True)}
+    protocol = f"{test.described} {_of_sep(options)} {learnt.described}"
     with progress_bar("scores", pair_flux.N_STEPS) as step:
         found = pair_flux.evaluate(
             pair_flux.joined(parts),
@@ -167,6 +166,12 @@ def _fluxes(
     return found, pair_flux_report.examples(found, partial(known_pairs.one, test.lots), predict)
 
 
+def _predictor(card: registry.Card) -> Any:
+    """What a network says of pixels; takes a while to import."""
+    network = import_module(f"models.{card.annotator}")
+    return partial(network.predict, registry.load(card))
+
+
 @dataclass(frozen=True)
 class Test:
     """Cutouts to judge on, and what to say of them."""
@@ -174,6 +179,47 @@ class Test:
     lots: list[KnownPairs]
     fwhm: tuple[float, ...]
     described: str
+    folder: Folder | None = None
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What isolated galaxies, none of the test's, say to methods without a network."""
+
+    mean_flux: float  # [nJy]
+    factors: list[float]  # of sep's fluxes, by lot
+    described: str
+
+
+def _learnt(test: Test, recipe: Recipe, options: dict[str, Any]) -> Learnt:
+    """Calibrate sep on galaxies of the folder that is judged on, or else on simulated ones."""
+    from models.evaluation import known_pairs
+
+    folder = test.folder
+    if folder and folder.isolated:
+        factors = [
+            known_pairs.calibration_on(each, N_ISOLATED, **options) for each in folder.isolated
+        ]
+        source = "isolated galaxies in the split train of the folder, with the same noise"
+        return Learnt(folder.mean_flux, factors, f"{SCALED_BY} {source}.")
+    parents = _parents(N_ISOLATED, TRAINING_SEED, test.fwhm, recipe, "isolated galaxies")
+    factors = [
+        known_pairs.calibration(
+            parents, replace(recipe, noise=lot.noise), N_ISOLATED, TRAINING_SEED, **options
+        )
+        for lot in test.lots
+    ]
+    told = f"{SCALED_BY} isolated galaxies of the training with the same noise."
+    if folder is None:
+        return Learnt(float(parents.flux.mean()), factors, told)
+    known = math.isfinite(folder.mean_flux)
+    return Learnt(
+        folder.mean_flux if known else float(parents.flux.mean()),
+        factors,
+        f"{told} Those are simulated and none of the folder's, whose split train has fewer than "
+        f"{known_pairs.FEWEST_ISOLATED} cutouts of one galaxy at each noise: write some with "
+        "`skygloss simulate blends --singles`.",
+    )
 
 
 def _test(card: registry.Card, order: Order, recipe: Recipe, trials: int = 1) -> Test:
@@ -184,7 +230,8 @@ def _test(card: registry.Card, order: Order, recipe: Recipe, trials: int = 1) ->
         folder = known_pairs.read(order.data, recipe.size, only_pairs=not recipe.singles)
         known_pairs.refuse_seen(card, folder.seeds)
         source = f"{folder.n_parents:,} galaxies in the test split of {order.data.name}"
-        return Test(folder.lots, folder.fwhm or order.fwhm, _sentence(folder.lots, source))
+        described = _sentence(folder.lots, source)
+        return Test(folder.lots, folder.fwhm or order.fwhm, described, folder)
     known_pairs.refuse_seen(card, [order.seed])
     parents = _parents(order.n_parents, order.seed, order.fwhm, recipe)
     recipes = [replace(recipe, noise=(sigma, sigma)) for sigma in order.noises] or [recipe]
@@ -219,8 +266,7 @@ def _of_sep(options: dict[str, Any]) -> str:
     background = "taken away" if options["subtract"] else "not taken away"
     return (
         f"sep measures {options['kind']} fluxes in cold and hot mode, its background is "
-        f"{background}; it is told the radius of the central galaxy, and its fluxes are scaled by "
-        "isolated galaxies of the training with the same noise."
+        f"{background}; it is told the radius of the central galaxy."
     )
 
 
@@ -236,7 +282,9 @@ def _of_sep(options: dict[str, Any]) -> str:
 @click.option("--trials", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
     "--noise-levels",
+    "noises",
     default=NOISE_LEVELS,
+    callback=lambda context, option, levels: _noises(levels),
     show_default=True,
     help="σ in the unit of the BlendHunter paper, with commas.",
 )
@@ -251,7 +299,7 @@ def evaluate_blends(
     as_json: bool,
     n: int,
     trials: int,
-    noise_levels: str,
+    noises: tuple[float, ...],
 ) -> None:
     """Tell blends from single galaxies at many noises, by a network and by sep.
 
@@ -262,7 +310,7 @@ def evaluate_blends(
         from models.evaluation import blend_report as report
 
         card = registry.find("blends", version, cards or registry.CARDS)
-        order = Order(seed, n, n_parents, fwhm, _noises(noise_levels), data)
+        order = Order(seed, n, n_parents, fwhm, noises, data)
         found, examples = _verdicts(card, order, trials)
         if out:
             click.echo(f"Wrote {report.write(found, examples, out)}", err=True)
@@ -271,14 +319,14 @@ def evaluate_blends(
 
 def _noises(levels: str) -> tuple[float, ...]:
     """Noises in nJy."""
-    from models.evaluation.blends import NOISE_UNIT
+    from models.blender import PUBLISHED_SIGMA
 
     try:
-        noises = tuple(float(level) * NOISE_UNIT for level in levels.replace(",", " ").split())
+        noises = tuple(float(level) * PUBLISHED_SIGMA for level in levels.replace(",", " ").split())
     except ValueError as error:
-        raise ValueError(f"--noise-levels expects numbers with commas, not {levels!r}") from error
-    if not noises or min(noises) <= 0:
-        raise ValueError(f"--noise-levels expects numbers above 0, not {levels!r}")
+        raise click.BadParameter(f"expected numbers with commas, not {levels!r}") from error
+    if not noises or not min(noises) > 0:
+        raise click.BadParameter(f"expected numbers above 0, not {levels!r}")
     return noises
 
 
@@ -286,12 +334,11 @@ def _verdicts(
     card: registry.Card, order: Order, trials: int
 ) -> tuple[blends.Evaluation, dict[str, list[Cutout]]]:
     """Let network and sep judge the same cutouts, and score both; with cutouts to be shown."""
-    from models import blends as network
     from models.blender import BLENDS
     from models.evaluation import blend_report, blends, known_pairs
 
     test = _test(card, order, BLENDS, trials)
-    predict = partial(network.predict, registry.load(card))
+    predict = _predictor(card)
     parts, n_noises = [], len({lot.level for lot in test.lots})
     with progress_bar("cutouts", sum(lot.n for lot in test.lots)) as step:
         for number, lot in enumerate(test.lots):

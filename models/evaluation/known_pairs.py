@@ -21,6 +21,7 @@ from models.registry import Card
 
 CHUNK = 128  # cutouts in memory at a time
 MOST_LEVELS, N_LOTS = 12, 6  # noises that are told apart, else so many lots of cutouts
+FEWEST_ISOLATED = 30  # cutouts of one galaxy that a folder must have for sep to be calibrated on
 SIMULATED = re.compile(r"sim(\d+)-\d+")  # ids of simulated galaxies
 NEEDED = ("id", "split", "is_blend", "parent_central", "parent_companion", "noise", "fwhm")
 
@@ -109,19 +110,38 @@ def calibration(
     parents : Parents
         Of the training: sep learns its factor where a network learns.
     """
-    everyone = np.arange(len(parents.flux))
-    alone = draw(parents, everyone, n, seed, replace(recipe, singles=1.0))
+    isolated = drawn(parents, n, seed, replace(recipe, singles=1.0))
+    return calibration_on(isolated, n, subtract=subtract, kind=kind)
+
+
+def calibration_on(
+    isolated: KnownPairs,
+    most: int,
+    *,
+    subtract: bool = False,
+    kind: extraction.Kind = "isophotal",
+) -> float:
+    """Factor on sep's fluxes, from cutouts of one galaxy, or the first of them if there are more.
+
+    Parameters
+    ----------
+    isolated : KnownPairs
+        With the noise of the pairs to be measured.
+    """
+    alone = isolated.some(0, min(most, isolated.n))
     return extraction.calibration(alone.pixels, alone.flux[:, 0], subtract=subtract, kind=kind)
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The test split of a folder of `skygloss simulate blends`."""
+    """The test split of a folder of `skygloss simulate blends`, and what the other one teaches."""
 
     lots: list[KnownPairs]  # by noise
     seeds: list[int]  # of simulated galaxies
     fwhm: tuple[float, ...]  # of the point spread functions [pixel]; empty where nobody knows
     n_parents: int
+    isolated: list[KnownPairs]  # by noise, one galaxy each, of the split train; none if too few
+    mean_flux: float  # of the galaxies in the split train [nJy]; NaN if there are none
 
 
 def read(folder: Path, size: int, *, only_pairs: bool = False) -> Folder:
@@ -141,8 +161,9 @@ def read(folder: Path, size: int, *, only_pairs: bool = False) -> Folder:
     SeenError
         A galaxy of the user in the split test is one that trainings are given.
     """
-    rows = _rows(folder / "truth.csv")
-    rows = [row for row in rows if row["split"] == "test"]
+    everything = _rows(folder / "truth.csv")
+    rows = [row for row in everything if row["split"] == "test"]
+    train = [row for row in everything if row["split"] == "train"]
     if only_pairs:
         rows = [row for row in rows if row["is_blend"] == "1"]
     if not rows:
@@ -154,15 +175,45 @@ def read(folder: Path, size: int, *, only_pairs: bool = False) -> Folder:
     companions = {row["parent_companion"] for row in rows if row["parent_companion"]}
     _refuse_learnt(folder, {*names.tolist(), *companions})
     noise = np.array([float(row["noise"]) for row in rows])
+    lots = [
+        _lot(folder, [rows[k] for k in lot], central[lot], noise[lot], size)
+        for lot in _by_noise(noise)
+    ]
     return Folder(
-        lots=[
-            _lot(folder, [rows[k] for k in lot], central[lot], noise[lot], size)
-            for lot in _by_noise(noise)
-        ],
+        lots=lots,
         seeds=_seeds({*names.tolist(), *companions}),
         fwhm=tuple(sorted({float(row["fwhm"]) for row in rows if row["fwhm"]})),
         n_parents=len({*names.tolist(), *companions}),
+        isolated=_isolated(folder, train, lots, size),
+        mean_flux=_mean_flux(train),
     )
+
+
+def _isolated(
+    folder: Path, train: list[dict[str, str]], lots: list[KnownPairs], size: int
+) -> list[KnownPairs]:
+    """Cutouts of one galaxy for training, with the noise of each lot; none where a lot has few."""
+    found = []
+    for lot in lots:
+        low, high = lot.noise
+        rows = [
+            row for row in train if row["is_blend"] == "0" and low <= float(row["noise"]) <= high
+        ]
+        if len(rows) < FEWEST_ISOLATED:
+            return []
+        found.append(_lot(folder, rows, np.arange(len(rows)), np.array(lot.noise), size))
+    return found
+
+
+def _mean_flux(train: list[dict[str, str]]) -> float:
+    """Mean flux of the galaxies in cutouts for training, each counted once [nJy]."""
+    flux = {
+        row[f"parent_{galaxy}"]: float(row[f"flux_{galaxy}"])
+        for row in train
+        for galaxy in ("central", "companion")
+        if row[f"parent_{galaxy}"]
+    }
+    return float(np.mean(list(flux.values()))) if flux else float("nan")
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

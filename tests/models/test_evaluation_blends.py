@@ -1,6 +1,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -218,15 +220,31 @@ def test_the_command_judges_a_version_at_the_noises_asked_for(cards, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("words", "code", "why"),
     [
-        ("--seed 0", "galaxies of seed 0 are for training"),
-        ("--noise-levels 5,much", "expects numbers with commas"),
-        ("--noise-levels 0", "expects numbers above 0"),
+        ("--seed 0", 1, "galaxies of seed 0 are for training"),
+        ("--noise-levels 5,much", 2, "expected numbers with commas"),
+        ("--noise-levels 0", 2, "expected numbers above 0"),
+        ("--noise-levels nan", 2, "expected numbers above 0"),
     ],
 )
-def test_the_command_explains_what_it_refuses(cards, words, why):
+def test_the_command_explains_what_it_refuses(cards, words, code, why):
     result = CliRunner().invoke(main, f"evaluate blends --cards {cards} {words}")
 
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert why in result.output
+
+
+def test_an_empty_folder_is_refused_before_networks_are_imported(tmp_path):
+    program = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from cli import main\n"
+        f"result = CliRunner().invoke(main, ['evaluate', 'blends', '--data', {str(tmp_path)!r}])\n"
+        "print(result.exit_code, 'keras' in sys.modules, result.output)\n"
+    )
+
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert run.stdout.startswith("1 False"), run.stdout + run.stderr
+    assert "as `skygloss simulate blends` writes it: not there" in run.stdout

@@ -309,7 +309,45 @@ def cards(tmp_path):
     return path
 
 
-def test_the_command_judges_a_version_on_a_folder(folder, cards, tmp_path, monkeypatch):
+@pytest.fixture
+def with_singles(tmp_path):
+    """A folder of few pairs and single galaxies."""
+    words = "--n 24 --seed 101 --n-parents 24 --test 0.3 --singles 0.5 --processes 1"
+    result = CliRunner().invoke(main, f"simulate blends {tmp_path / 'singles'} {words}")
+    assert result.exit_code == 0, result.output
+    return tmp_path / "singles"
+
+
+def test_a_folder_with_single_galaxies_for_training_calibrates_sep_itself(
+    with_singles, cards, monkeypatch
+):
+    monkeypatch.setattr(known_pairs, "FEWEST_ISOLATED", 3)
+    monkeypatch.setattr(pair_flux, "N_RESAMPLES", 2)
+    with (with_singles / "truth.csv").open() as file:
+        train = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    isolated = known_pairs.read(with_singles, 128, only_pairs=True).isolated[0].some(0, 99)
+
+    words = f"evaluate pair_flux --cards {cards} --data {with_singles} --json"
+    result = CliRunner().invoke(main, words)
+
+    singles = [row for row in train if row["is_blend"] == "0"]
+    assert isolated.flux[:, 0] == pytest.approx([float(row["flux_central"]) for row in singles])
+    printed = json.loads(result.stdout)
+    assert printed["sep_factors"]["0.45 nJy"] == pytest.approx(
+        extraction.calibration(isolated.pixels, isolated.flux[:, 0])
+    )
+    assert "isolated galaxies in the split train of the folder" in printed["protocol"]
+    known = {
+        row[f"parent_{galaxy}"]: row[f"flux_{galaxy}"]
+        for row in train
+        for galaxy in ("central", "companion")
+    }
+    known.pop("", None)
+    folder = known_pairs.read(with_singles, 128)
+    assert folder.mean_flux == pytest.approx(np.mean([float(flux) for flux in known.values()]))
+
+
+def test_the_command_judges_a_version_on_a_folder(folder, cards, monkeypatch):
     monkeypatch.setattr(blend_commands, "N_ISOLATED", 12)
     monkeypatch.setattr(pair_flux, "N_RESAMPLES", 10)
 
@@ -324,6 +362,7 @@ def test_the_command_judges_a_version_on_a_folder(folder, cards, tmp_path, monke
         "half of the total",
     }
     assert printed["sep_factors"]["0.45 nJy"] > 1
+    assert "Those are simulated and none of the folder's" in printed["protocol"]
 
 
 def test_the_command_refuses_galaxies_of_trainings(cards):
