@@ -21,7 +21,6 @@ CENTRAL_WITHIN = 0.5  # half-light radii, of a lone detection from the middle (b
 CORE = 2  # pixels to each side of the middle where a pixel without value means saturation
 PLATEAU = 4  # touching pixels of exactly the same, highest value
 PLATEAU_HEIGHT = 10.0  # σ above the median
-NO_NOISE = 1.0  # what sep says of a background without noise, in any unit
 LEAST_RADIUS = 1.75  # pixels, of an AUTO aperture
 THIRD = 0.1  # share of all detected light that makes a third detection a galaxy, not a knot
 OBSTACLES = ("more_than_two", "cut_off", "saturated")
@@ -50,7 +49,7 @@ class Photometry:
 
     flux: NDArray[np.float32]  # (n, 2), NaN where undetected
     detections: NDArray[np.int16]  # (n,)
-    truncated: NDArray[np.bool_]  # (n,) the central or the companion touches the border
+    truncated: NDArray[np.bool_]  # (n,) light of one reaches the border, or pixels without value
     more_than_two: NDArray[np.bool_]  # (n,) see `obstacles`
     masks: NDArray[np.bool_] | None = None  # (n, h, w, 2), the pixels of each, if asked for
 
@@ -104,7 +103,7 @@ def photometry(
         for which, index in enumerate(found.pair(None if radius is None else float(radius[k]))):
             if index is not None:
                 flux[k, which] = found.light(index, kind)
-                truncated[k] |= found.touches_border(index)
+                truncated[k] |= found.is_cut_off(index)
                 if segments is not None:
                     segments[k, ..., which] = found.segments == index + 1
     return Photometry(flux, detections, truncated, more_than_two, segments)
@@ -243,7 +242,8 @@ def obstacles(
     `more_than_two`: besides the central galaxy and its companion, sep finds a source with more than
     a tenth of all detected light, in the last of its modes (hot). Knots of irregular galaxies can
     look so, and half of all third galaxies are too close to another one to be seen. `cut_off`: the
-    isophote of one of the two touches the border. `saturated`: see `saturated`.
+    isophote of one of the two touches the border, or a pixel without value, as in the margin of a
+    cutout that was made larger. `saturated`: see `saturated`.
 
     Parameters
     ----------
@@ -307,8 +307,8 @@ class _Cutout:
         self.rms = 0.0
         if values.any():
             background = sep.Background(self.image, mask=self.mask)
-            noise = float(background.globalrms)
-            self.rms = 0.0 if noise == NO_NOISE else noise
+            if not _mostly_alike(self.image[values]):
+                self.rms = float(background.globalrms)
             if subtract:
                 self.image = np.asarray(self.image - background.back(), np.float32)
 
@@ -389,11 +389,17 @@ class _Found:
         others = np.delete(light, [index for index in self.pair() if index is not None])
         return bool(others.max() > THIRD * light.sum())
 
-    def touches_border(self, index: int) -> bool:
-        """Whether the isophote of an object is cut off."""
+    def is_cut_off(self, index: int) -> bool:
+        """Whether the isophote of an object touches the border, or a pixel without value."""
         import sep
+        from scipy import ndimage  # takes a while to import
 
-        return bool(self.objects["flag"][index] & sep.OBJ_TRUNC)
+        if self.objects["flag"][index] & sep.OBJ_TRUNC:
+            return True
+        if self.cutout.mask is None:
+            return False
+        around = ndimage.binary_dilation(self.segments == index + 1)
+        return bool((around & self.cutout.mask).any())
 
     def light(self, index: int, kind: Kind) -> float:
         """Flux of an object."""
@@ -413,6 +419,14 @@ class _Found:
         else:
             flux, _, _ = sep.sum_circle(image, one["x"], one["y"], LEAST_RADIUS, subpix=1, **others)
         return float(flux)
+
+
+def _mostly_alike(values: NDArray[np.float32]) -> bool:
+    """Whether half of the pixels or more have the very same value, and so no noise.
+
+    sep calls the noise of such pixels 1, in whatever unit, or something next to nothing.
+    """
+    return 2 * int((values == np.median(values)).sum()) >= values.size
 
 
 def _merged(objects: NDArray[Any]) -> NDArray[np.bool_]:

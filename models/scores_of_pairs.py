@@ -6,7 +6,7 @@ unit, but magnitudes assume nJy. A galaxy that was not detected is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,14 +96,6 @@ def _median(values: NDArray[np.float64]) -> float:
     return float(np.median(values)) if len(values) else float("nan")
 
 
-@dataclass(frozen=True)
-class Bins:
-    """Scores in bins of some property of the pairs."""
-
-    edges: NDArray[np.float64]  # (bins + 1,)
-    scores: tuple[PairScores, ...]  # (bins,)
-
-
 def equal_bins(values: ArrayLike, bins: int = 6) -> NDArray[np.float64]:
     """Edges of bins of equal width over the range of the values, as in blend2flux's figures."""
     finite = np.asarray(values, np.float64)
@@ -119,36 +111,6 @@ def bin_numbers(values: ArrayLike, edges: ArrayLike) -> NDArray[np.int64]:
     number = np.searchsorted(ends, x, side="right") - 1
     number[x == ends[-1]] = len(ends) - 2
     return np.where((x >= ends[0]) & (x <= ends[-1]), number, -1)
-
-
-def binned(
-    values: ArrayLike, true: ArrayLike, flux: ArrayLike, edges: ArrayLike | None = None
-) -> Bins:
-    """Score fluxes in bins of a property, such as the difference of the magnitudes.
-
-    Parameters
-    ----------
-    values, true, flux : array-like of float, same shape
-    edges : array-like of float, optional
-        Rising; by default six bins of equal width over the range of the values.
-    """
-    ends = equal_bins(values) if edges is None else np.asarray(edges, np.float64)
-    number = bin_numbers(values, ends)
-    truth, measured = np.asarray(true), np.asarray(flux)
-    return Bins(
-        ends,
-        tuple(pair_scores(truth[number == k], measured[number == k]) for k in range(len(ends) - 1)),
-    )
-
-
-def by_kind(
-    kind: ArrayLike, true: ArrayLike, flux: ArrayLike, names: Sequence[str]
-) -> dict[str, PairScores]:
-    """Score fluxes per kind of galaxy; `kind` (n,) holds indices into `names`."""
-    index, truth, measured = np.asarray(kind), np.asarray(true), np.asarray(flux)
-    return {
-        name: pair_scores(truth[index == k], measured[index == k]) for k, name in enumerate(names)
-    }
 
 
 def magnitude_difference(flux: ArrayLike) -> NDArray[np.float64]:
@@ -242,9 +204,12 @@ def iou(true: ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
     return both / np.where(either, either, np.nan)
 
 
-def mean_iou(true: ArrayLike, masks: ArrayLike) -> float:
-    """Mean of `iou` over the galaxies of a pair, then over the pairs; NaN without any."""
-    each = iou(true, masks)
+def mean_iou(iou: ArrayLike) -> float:
+    """Mean of `iou`, shape (n, 2), over the galaxies of a pair, then over the pairs.
+
+    A galaxy in neither of its masks does not count; NaN if none does.
+    """
+    each = np.asarray(iou, np.float64)
     known = ~np.isnan(each)
     counted = known.any(axis=1)
     total = np.where(known, each, 0).sum(axis=1)[counted]
@@ -312,18 +277,13 @@ def blend_scores(is_blend: ArrayLike, said: ArrayLike, separation: ArrayLike) ->
     cells = {"tp": truth & call, "fn": truth & ~call, "fp": ~truth & call, "tn": ~truth & ~call}
     return BlendScores(
         n=len(truth),
-        accuracy=blend_accuracy(truth, call),
+        accuracy=_mean(truth == call),
         found=_mean(call[truth]),
         spared=_mean(~call[~truth]),
         found_close=_mean(call[truth & close]),
         found_distant=_mean(call[truth & ~close]),
         confusion={name: _mean(cell) for name, cell in cells.items()},
     )
-
-
-def blend_accuracy(is_blend: ArrayLike, said: ArrayLike) -> float:
-    """Share of the cutouts judged rightly; NaN without any."""
-    return _mean(np.asarray(is_blend, bool) == np.asarray(said, bool))
 
 
 def found_by_separation(

@@ -459,7 +459,7 @@ def _scored_masks(measured: Measured, network: str, n_resamples: int) -> Table:
     def statistic(iou: NDArray[np.float64], bias: NDArray[np.float64]) -> dict[str, float]:
         found: dict[str, float] = {}
         for k, name in enumerate(names):
-            found[f"{name}\tiou"] = _known_mean(iou[:, k].mean(axis=1))
+            found[f"{name}\tiou"] = scores_of_pairs.mean_iou(iou[:, k])
             found[f"{name}\tiou_central"] = _known_mean(iou[:, k, 0])
             found[f"{name}\tiou_companion"] = _known_mean(iou[:, k, 1])
             found[f"{name}\toverlap_bias"] = _known_mean(bias[:, k])

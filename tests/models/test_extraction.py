@@ -143,6 +143,27 @@ def test_nothing_is_found_where_there_is_no_noise_to_compare_with(value):
     assert extraction.saturated(pixels).tolist() == [np.isnan(value)] * 2
 
 
+def test_a_noise_of_exactly_one_is_a_noise_like_any_other():
+    pixels = pictures([(2e4, 0, 0), (2e4, 16, 0)])
+    rms = sep.Background(pixels[0]).globalrms * np.linspace(1 - 1e-6, 1 + 1e-6, 100)
+    one = next(
+        scaled
+        for scaled in (pixels / np.float32(unit) for unit in rms)
+        if sep.Background(scaled[0]).globalrms == 1.0
+    )
+
+    assert extraction.photometry(one).flux[0] == pytest.approx([2e4 / rms[0]] * 2, rel=0.1)
+
+
+def test_nothing_is_found_among_rare_counts():
+    counts = np.random.default_rng(0).poisson(0.01, (4, SIDE, SIDE)).astype(np.float32)
+
+    is_blend, detections = extraction.verdict(counts)
+
+    assert detections.tolist() == [0] * 4
+    assert not is_blend.any()
+
+
 def test_pixels_of_another_byte_order_and_layout_are_measured_the_same():
     pixels = pictures([(2e4, 0, 0), (2e4, 16, 0)])
     elsewhere = np.asfortranarray(pixels.astype(">f8"))
@@ -232,6 +253,15 @@ def test_light_at_the_border_is_an_obstacle_if_it_is_of_the_pair():
     )
 
     assert extraction.obstacles(pixels)["cut_off"].tolist() == [False, True, False]
+
+
+def test_light_at_a_margin_without_values_is_an_obstacle():
+    pixels = pictures([(2e4, 0, 0), (2e4, 15, 0)], [(2e4, 0, 0), (2e4, 24, 0)])
+    margin = np.full((2, SIDE + 20, SIDE + 20), np.nan, np.float32)
+    margin[:, 10:-10, 10:-10] = pixels
+    margin[:, :, -16:] = np.nan
+
+    assert extraction.obstacles(margin)["cut_off"].tolist() == [False, True]
 
 
 def test_a_plateau_well_above_the_noise_is_saturation():
