@@ -71,7 +71,7 @@ def predict(model: keras.Model, pixels: NDArray, batch_size: int = 64) -> PairFl
     PairFluxes
         Finite for any cutout: of a constant one the network measures no noise, takes it for an
         empty sky of noise 1 nJy, and gives fluxes of that order with errors that are as large.
-        Where the companion's mask is empty its flux is that of nothing seen, close to 0.
+        Where the companion's mask is empty its flux and error mean nothing.
     """
     pixels = np.asarray(pixels)
     if pixels.ndim != 3 or pixels.shape[1:] != model.input_shape[1:3]:
