@@ -52,12 +52,13 @@ def pairs(n: int) -> np.ndarray:
 def sep_of_blends(seen: np.ndarray) -> None:
     """What the annotator asks of sep."""
     extraction.verdict(seen)
-    extraction.obstacles(seen)
+    extraction.obstacles(seen, extraction.photometry(seen, modes=(extraction.HOT,)))
 
 
 def sep_of_pairs(seen: np.ndarray) -> None:
     """What the annotator asks of sep."""
-    extraction.obstacles(seen, extraction.photometry(seen))
+    kind, subtract = extraction.ROW_KIND, extraction.ROW_SUBTRACT
+    extraction.obstacles(seen, extraction.photometry(seen, kind=kind, subtract=subtract))
 
 
 SEP = {Blends: sep_of_blends, PairFluxes: sep_of_pairs}
