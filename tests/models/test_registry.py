@@ -73,6 +73,8 @@ def test_shipped_weights_are_the_ones_their_cards_describe():
         "representations": {"map", "shred_auc"},
         "source_map": {"quantization_error", "topographic_error"},
         "exposure_map": {"accuracy", "precision", "recall", "coverage"},
+        "blends": {"auc", "accuracy"},
+        "pair_flux": {"flux_mape", "outliers", "coverage_68", "coverage_95"},
     }
     assert sorted(current) == sorted(expected)
     for card in shipped:
