@@ -47,7 +47,7 @@ OPINION_WORDS = {
     "missing": "without a probability",
     "flagged": "flagged",
 }
-VERDICT_WORDS = {
+AGREEMENT_WORDS = {
     "any": "any",
     "both": "to network and sep",
     "network": "to the network alone",
@@ -165,7 +165,7 @@ def _selection(
         arguments, "blend_min", "blend_max", 0, 1, "a probability from 0 to 1"
     )
     opinion = read_choice(arguments, "opinion", get_args(Opinion), "any")
-    verdict = read_choice(arguments, "blend", get_args(Verdict), "any")
+    by_whom = read_choice(arguments, "blend", get_args(Verdict), "any")
     if opinion == "missing" and (p_min is not None or p_max is not None):
         raise BadParameter(
             "opinion", "another opinion than missing beside p_min and p_max", opinion
@@ -181,7 +181,7 @@ def _selection(
         opinion=cast(Opinion, opinion),
         blend_min=blend_min,
         blend_max=blend_max,
-        blend=cast(Verdict, verdict),
+        blend=cast(Verdict, by_whom),
         cone=read_cone(arguments),
     )
 

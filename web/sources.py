@@ -74,7 +74,7 @@ def listing() -> str:
         next=encode_position(page.next, wanted.sort),
         sort_words=SORT_WORDS,
         opinion_words=parameters.OPINION_WORDS,
-        verdict_words=parameters.VERDICT_WORDS,
+        agreement_words=parameters.AGREEMENT_WORDS,
         agree=blends.agree,
         finding=blends.finding,
     )
