@@ -208,10 +208,10 @@ def _head(length: int, hidden: int) -> keras.Model:
 def measured(pixels: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cutouts (n, 64, 64) above their sky, and the noise of each.
 
-    The sky is the median; a pixel without value becomes sky. The noise is the median absolute
-    response to a mask that no gradient or curvature of the light along one axis excites, where
-    the mask meets no missing pixel. A cutout without noise has its own scatter instead, a constant
-    one 1.
+    The sky is the median and a slope; a pixel without value becomes sky. The noise is the median
+    absolute response to a mask that no gradient or curvature of the light along one axis excites,
+    where the mask meets no missing pixel. A cutout without noise has its own scatter instead, a
+    constant one 1.
 
     Returns
     -------
@@ -224,6 +224,7 @@ def measured(pixels: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray
     known = np.isfinite(pixels)
     sky, _ = _middle(pixels)
     light = np.where(known, pixels, sky).astype(np.float32) - sky.astype(np.float32)
+    light -= np.where(known, slope(light), np.float32(0))
     seen = np.where(known, light, np.float32(np.nan))
     across = seen[:, :, 2:] - 2 * seen[:, :, 1:-1] + seen[:, :, :-2]
     laplace = across[:, 2:] - 2 * across[:, 1:-1] + across[:, :-2]  # (n, 62, 62)
@@ -231,6 +232,26 @@ def measured(pixels: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray
     noise = LAPLACE_TO_NOISE * (low + high) / 2
     noise = np.where(noise > 0, noise, light.std(axis=(1, 2), keepdims=True))
     return light, np.where(noise > 0, noise, 1).astype(np.float32)
+
+
+def slope(light: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The plane through 0 at the middle that the sky of cutouts (n, 64, 64) follows, same shape.
+
+    Fitted by least squares to pixels within 2 sigma of it, four times over; sigma is that of the
+    pixels below it, where no galaxy is.
+    """
+    axis = np.linspace(-0.5, 0.5, SIZE)
+    terms = np.stack([np.ones(SIZE**2), np.tile(axis, SIZE), np.repeat(axis, SIZE)])  # (3, m)
+    products = (terms[:, None] * terms[None]).reshape(9, -1)
+    flat = light.reshape(len(light), -1).astype(np.float64)
+    found = np.zeros((len(flat), 3))
+    for clip in (3.0, 2.0, 2.0, 2.0):
+        left = flat - found @ terms
+        below = np.where(left < 0, -left, np.nan).reshape(light.shape)
+        weight = (np.abs(left) <= clip * 1.4826 * _middle(below)[0][:, :, 0]).astype(np.float64)
+        normal = (weight @ products.T).reshape(-1, 3, 3) + 1e-9 * np.eye(3)
+        found = np.linalg.solve(normal, ((weight * flat) @ terms.T)[:, :, None])[:, :, 0]
+    return (found[:, 1:] @ terms[1:]).reshape(light.shape).astype(np.float32)
 
 
 def _middle(values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:

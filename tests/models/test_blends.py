@@ -89,6 +89,17 @@ def test_neither_unit_nor_sky_level_changes_what_the_network_says(shipped, cutou
     assert np.allclose(blends.predict(shipped, cutouts + 50), p, atol=1e-3)
 
 
+@pytest.mark.parametrize("rise", [2.0, -16.0])
+def test_a_sloping_sky_changes_no_verdict(shipped, cutouts, rise):
+    flat = blends.predict(shipped, cutouts)
+    slope = rise * np.linspace(-0.5, 0.5, 64, dtype=np.float32)  # noise is 2 in the cutouts
+
+    sloping = blends.predict(shipped, cutouts + slope + 0.5 * slope[:, None])
+
+    np.testing.assert_array_equal(sloping >= 0.5, flat >= 0.5)
+    np.testing.assert_allclose(sloping, flat, atol=0.1)
+
+
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_turning_or_mirroring_a_cutout_changes_nothing(shipped, cutouts, turns):
     turned = np.ascontiguousarray(np.rot90(cutouts, turns, axes=(1, 2))[:, :, ::-1])
