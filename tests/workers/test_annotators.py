@@ -24,21 +24,15 @@ from workers.annotators.shreds import PIXEL_SCALE, SIZE, Shreds
 
 EVERY = [*ANNOTATORS, FakeAnnotator]
 CELLS = 625  # of the shipped map of sources
-RARE = (  # flags of what is unlike anything, as random numbers may well be
-    *("FAR", "NOVEL"),
-    "NO_COMPANION",  # that an untrained network sees
-)
+RARE = ("FAR", "NOVEL")  # flags of what is unlike anything, as random numbers may well be
 Batch = CutoutBatch | Histograms
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Annotator]:
+def loaded() -> dict[str, Annotator]:
     """Every annotator with its current weights."""
-    tiny = tiny_blends.write_cards(tmp_path_factory.mktemp("cards"))
-    known = [registry.cards, tiny, fake_cards]
-    cards = {
-        each.name: next(find(each.name)[0] for find in known if find(each.name)) for each in EVERY
-    }
+    cards = {annotator.name: registry.find(annotator.name) for annotator in ANNOTATORS}
+    cards["fake"] = fake_cards("fake")[0]
     return {annotator.name: _load(annotator, cards[annotator.name]) for annotator in EVERY}
 
 
@@ -205,8 +199,6 @@ def test_what_has_nothing_to_look_at_is_flagged_and_its_neighbours_are_not(
     for output in annotator.outputs:
         values = columns[output.column]
         is_null = np.equal(values, None) if values.dtype == object else np.isnan(values)
-        if output.column == "separation":  # from a companion that an untrained network may not see
-            is_null &= missing
         assert (is_null.reshape(n, -1) == missing[:, None]).all()
 
 
