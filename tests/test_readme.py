@@ -137,6 +137,21 @@ def test_the_commands_for_exposures_lead_to_a_score_of_the_map(
     assert "always Good" in said["evaluate"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_commands_for_blends_lead_to_opinions_and_a_score(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    *commands, serve = next(b for b in blocks(ROOT / "README.md") if "simulate blends" in b[0])
+
+    said = {command.split()[1]: typed(command, tmp_path) for command in commands}
+
+    assert serve == "skygloss serve"
+    assert re.search(r"blends \S+: 200 of 200 sources done", said["annotate"])
+    assert re.search(r"pair_flux \S+: 200 of 200 sources done", said["annotate"])
+    assert "sep" in said["evaluate"]
+
+
 def typed(command: str, folder: Path, given: str = "") -> str:
     """Run a command of the README in a folder; what it printed."""
     arguments = [SKYGLOSS, *command.split()[1:]]
