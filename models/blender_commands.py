@@ -143,7 +143,7 @@ def blends(
     cutouts stay in both tables. The same seed and parents give the same pixels, whatever the number
     of cutouts and processes.
     """
-    from models.commands import progress_bar
+    from models.commands import explained, progress_bar
 
     recipe = _recipe(word, noises, singles)
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def blends(
             _simulate(n_parents, fwhm, order, run)
         rows = run(partial(make_one, order), numbers)
         try:
-            with _explained(), progress_bar("cutouts", count) as step:
+            with explained(), progress_bar("cutouts", count) as step:
                 _write(out, kept, rows, masks, step)
         finally:
             _write_catalog(out)
@@ -187,14 +187,6 @@ def _pool(processes: int | None) -> Iterator[Mapper]:
             raise
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, ModuleNotFoundError) as error:
-        raise click.ClickException(str(error)) from error
-
-
 def _others(path: Path, names: set[str]) -> list[Row]:
     """Rows of a table that is there already, but for those of the cutouts to be made."""
     if not path.is_file():
@@ -217,9 +209,9 @@ def _name(word: str, seed: int, number: int) -> str:
 
 def _read(folder: Path, zero_point: float | None, order: Order) -> None:
     """Read the user's galaxies, and say which files could not be used."""
-    from models.commands import progress_bar
+    from models.commands import explained, progress_bar
 
-    with _explained(), progress_bar("files", len(fits_files(folder))) as step:
+    with explained(), progress_bar("files", len(fits_files(folder))) as step:
         parents = blender.read_parents(
             folder, size=PARENT_SIZE, zero_point=zero_point, split="all", progress=step
         )
@@ -236,9 +228,9 @@ def _read(folder: Path, zero_point: float | None, order: Order) -> None:
 
 def _simulate(n: int, fwhm: tuple[float, ...], order: Order, run: Mapper) -> None:
     """Simulate galaxies, several at a time."""
-    from models.commands import progress_bar
+    from models.commands import explained, progress_bar
 
-    with _explained():
+    with explained():
         camera_light.need_galsim()
     draw = partial(_piece, n, order.seed, fwhm, order.recipe.population)
     with progress_bar("galaxies", n) as step:

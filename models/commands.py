@@ -275,5 +275,5 @@ def explained() -> Iterator[None]:
     """Turn an expected error into one line and exit code 1."""
     try:
         yield
-    except (ValueError, FileNotFoundError, registry.ChecksumError) as error:
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, registry.ChecksumError) as error:
         raise click.ClickException(str(error)) from error

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from db.tables import ModelVersion
 from models import registry
+from models.blender_parents import NANOMAGGY
 from models.extraction import OBSTACLES
 from workers.annotators.base import Columns, CutoutBatch, DataFlag, Inputs, Output
 from workers.annotators.cutouts import CutoutAnnotator, PictureFlag
@@ -22,7 +23,7 @@ from workers.annotators.cutouts import CutoutAnnotator, PictureFlag
 if TYPE_CHECKING:
     import keras
 
-NANOJANSKY = {"nJy": 1.0, "nanomaggy": 3631.0}  # of one unit of a pixel
+NANOJANSKY = {"nJy": 1.0, "nanomaggy": NANOMAGGY}  # of one unit of a pixel
 FLUX = "phot.flux.density;em.opt"  # UCD of a flux in nJy
 SHIPPED_BANDS = ("r",)  # unless a card names another, or none: then the only one of a set
 
