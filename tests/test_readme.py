@@ -147,8 +147,8 @@ def test_the_commands_for_blends_lead_to_opinions_and_a_score(
     said = {command.split()[1]: typed(command, tmp_path) for command in commands}
 
     assert serve == "skygloss serve"
-    assert re.search(r"blends \S+: 200 of 200 sources done", said["annotate"])
-    assert re.search(r"pair_flux \S+: 200 of 200 sources done", said["annotate"])
+    assert re.search(r"blends \S+: 100 of 100 sources done", said["annotate"])
+    assert re.search(r"pair_flux \S+: 100 of 100 sources done", said["annotate"])
     assert "sep" in said["evaluate"]
 
 
