@@ -168,4 +168,4 @@ def test_seeds_of_test_galaxies_are_not_trained_on(tmp_path):
     result = CliRunner().invoke(train_blends, ["--out", str(tmp_path), "--seed", "100"])
 
     assert result.exit_code == 2
-    assert "0<=x<=99" in result.output
+    assert "0<=x<=9" in result.output
