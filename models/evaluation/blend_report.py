@@ -6,7 +6,6 @@ The page needs no other file, follows light and dark, and shows the published nu
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +32,7 @@ from models.evaluation.report import (
     plot_block,
     show_light,
     table_block,
+    write_files,
 )
 from models.scores import Interval
 
@@ -125,12 +125,9 @@ def write(evaluation: Evaluation, examples: Mapping[str, list[Example]], folder:
     examples : dict
         Cutouts to be shown, by what they are examples of.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
-    (folder / "verdicts.csv").write_text(_verdicts_table(evaluation))
-    page = folder / "report.html"
-    page.write_text(document(evaluation.title, _body(evaluation, examples)))
-    return page
+    page = document(evaluation.title, _body(evaluation, examples))
+    table = {"verdicts.csv": _verdicts_table(evaluation)}
+    return write_files(folder, evaluation.as_dict(), table, page)
 
 
 def summary(evaluation: Evaluation) -> str:

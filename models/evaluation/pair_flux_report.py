@@ -6,7 +6,6 @@ The page needs no other file, follows light and dark, and shows the published nu
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +41,7 @@ from models.evaluation.report import (
     plot_block,
     show_light,
     table_block,
+    write_files,
 )
 from models.scores import Interval
 
@@ -140,12 +140,9 @@ def write(evaluation: Evaluation, examples: dict[str, list[Example]], folder: Pa
     examples : dict
         Pairs to be shown, by what they are examples of.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
-    (folder / "pairs.csv").write_text(_pairs_table(evaluation))
-    page = folder / "report.html"
-    page.write_text(document(evaluation.title, _body(evaluation, examples)))
-    return page
+    page = document(evaluation.title, _body(evaluation, examples))
+    table = {"pairs.csv": _pairs_table(evaluation)}
+    return write_files(folder, evaluation.as_dict(), table, page)
 
 
 def summary(evaluation: Evaluation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -264,6 +265,17 @@ A source is called a shred from probability 0.5; the shred is the positive class
 <div class=plots>{"".join(sections)}</div>
 <footer>Labels SHA-256 {facts["labels_sha256"]}</footer>""",
     )
+
+
+def write_files(folder: Path, numbers: dict[str, Any], table: dict[str, str], page: str) -> Path:
+    """Write `metrics.json`, a table by its file name, and `report.html`; the path of that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    for name, text in table.items():
+        (folder / name).write_text(text)
+    path = folder / "report.html"
+    path.write_text(page)
+    return path
 
 
 def document(title: str, body: str) -> str:
