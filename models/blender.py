@@ -30,6 +30,7 @@ from models.blender_parents import (
     Generator,
     Parents,
     Population,
+    joined,
     simulate_parents,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "Recipe",
     "draw",
     "is_for_tests",
+    "joined",
     "read_parents",
     "simulate_parents",
     "split",

@@ -92,6 +92,15 @@ DEEP = Population()  # as from space: sep finds as many of the pairs as it did o
 WIDE = Population(20.0, 23.5, 0.35, 3.5, 0.45, 0.187)  # as from the ground
 
 
+def joined(pieces: Sequence[Parents]) -> Parents:
+    """Several sets of parents as one."""
+    names = ("light", "flux", "radius", "kind", "fwhm", "noise")
+    arrays = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in names}
+    ids = tuple(name for piece in pieces for name in piece.ids)
+    rejected = {name: why for piece in pieces for name, why in piece.rejected.items()}
+    return Parents(**arrays, ids=ids, rejected=rejected)
+
+
 def simulate_parents(
     n: int,
     seed: int,

@@ -118,19 +118,7 @@ def simulated(preset: Preset, seed: int, progress: Progress | None = None) -> Pa
         )
         for first, (population, n) in zip((0, preset.n_parents), surveys, strict=True)
     ]
-
-    def both(name: str) -> NDArray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    return Parents(
-        light=both("light"),
-        flux=both("flux"),
-        radius=both("radius"),
-        kind=both("kind"),
-        fwhm=both("fwhm"),
-        noise=both("noise"),
-        ids=parts[0].ids + parts[1].ids,
-    )
+    return blender.joined(parts)
 
 
 def train(

@@ -112,16 +112,7 @@ def simulated_parents(
             pieces.append(piece.result())
             if progress:
                 progress(1)
-    return joined(pieces)
-
-
-def joined(pieces: Sequence[blender.Parents]) -> blender.Parents:
-    """Several sets of parents as one."""
-    names = ("light", "flux", "radius", "kind", "fwhm", "noise")
-    arrays = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in names}
-    ids = tuple(name for piece in pieces for name in piece.ids)
-    rejected = {name: why for piece in pieces for name, why in piece.rejected.items()}
-    return blender.Parents(**arrays, ids=ids, rejected=rejected)
+    return blender.joined(pieces)
 
 
 def usual(size: int) -> blender.Recipe:
